@@ -1,0 +1,212 @@
+//! The queue's vocabulary: what is stored, what comes back, how an entry may end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The largest chunk of a body, in bytes: Redis answers others between two of them.
+pub const MAX_CHUNK: usize = 1024 * 1024;
+/// A claimed entry without a heartbeat for this long is taken over by another consumer.
+pub const ABANDONED_AFTER: Duration = Duration::from_secs(15);
+/// How often a consumer says that it still works on its entries.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
+
+/// Names one entry: one copy of one message for one intake.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EntryKey {
+    /// The intake's name.
+    pub intake: Arc<str>,
+    /// The delivery id: a ULID that stays the same through all attempts and travels as `X-TDC-Delivery-Id`.
+    pub id: Arc<str>,
+}
+
+impl EntryKey {
+    /// A new entry for an intake, with an id that was never used.
+    pub fn new(intake: impl Into<Arc<str>>) -> Self {
+        Self { intake: intake.into(), id: ulid::Ulid::new().to_string().into() }
+    }
+}
+
+/// What a worker must know of a message to make and deliver its copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryMeta {
+    /// The message's id in the mail log.
+    pub mid: u64,
+    /// `MAIL FROM`; empty for the null sender.
+    pub sender: String,
+    /// The recipients that this copy lists.
+    pub recipients: Vec<String>,
+    /// The policies that journal it.
+    pub policies: Vec<String>,
+    /// The content of the `Message-ID` header, brackets included; empty when there is none.
+    pub message_id: String,
+    /// The address of the host that sent the message.
+    pub client_ip: String,
+    /// The body holds octets above 127 (`BODY=8BITMIME`).
+    pub eight_bit: bool,
+    /// The envelope or the headers need SMTPUTF8.
+    pub smtputf8: bool,
+    /// Name of the header that carries `client_ip` in the copy.
+    pub sender_ip_header: String,
+    /// W3C `traceparent` of the transaction; empty when it is not traced.
+    pub traceparent: String,
+    /// W3C `tracestate`.
+    pub tracestate: String,
+    /// When ingress took the message, Unix milliseconds by its own clock; for the log only.
+    pub received_ms: u64,
+}
+
+/// An entry about to be prepared.
+#[derive(Clone, Debug)]
+pub struct NewEntry {
+    /// Its name.
+    pub key: EntryKey,
+    /// What the worker must know.
+    pub meta: EntryMeta,
+    /// Size of the body in bytes.
+    pub size: u64,
+    /// From commit on, how long it may wait and be tried.
+    pub lifetime: Duration,
+    /// From prepare on, how long until the sweeper commits it as in doubt.
+    pub in_doubt_after: Duration,
+    /// The body stays for `retention` when the entry ends undelivered (`deadLetter.mode: Retain`).
+    pub retain: Option<Duration>,
+}
+
+/// What `complete`, `retry`, `release` and `heartbeat` need to find a claimed entry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClaimRef {
+    /// The entry.
+    pub key: EntryKey,
+    /// The implementation's own handle of this claim.
+    pub token: Arc<str>,
+}
+
+/// An entry in a worker's hands.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// To answer with.
+    pub claim: ClaimRef,
+    /// What the worker must know.
+    pub meta: EntryMeta,
+    /// The body, in order.
+    pub body: Vec<Bytes>,
+    /// Attempts that came before and counted.
+    pub attempts: u32,
+    /// Time left of its lifetime when it was claimed.
+    pub remaining: Duration,
+    /// Time since it was committed.
+    pub age: Duration,
+    /// It was committed by the sweeper: ingress died before it could say whether the message was accepted.
+    pub in_doubt: bool,
+    /// An earlier attempt may have reached the intake (no answer to its final dot).
+    pub possible_delivery: bool,
+}
+
+/// How an entry ends. Each is a counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The intake answered 2xx to the final dot.
+    Delivered,
+    /// It will not be tried again; the text goes to the dead letters.
+    HardBounced {
+        /// Which kind, a small closed set: `5xx`, `dns`, `tls`, `network`, `other`.
+        class: &'static str,
+        /// The intake's reply or the error, for the operator.
+        detail: String,
+    },
+    /// No answer to the final dot, and no attempt left.
+    PossibleDelivery {
+        /// What happened instead of an answer.
+        detail: String,
+    },
+    /// Its lifetime was over.
+    Expired,
+}
+
+/// Why an entry is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RetryReason {
+    /// The attempt failed before the final dot could have been taken.
+    SoftBounce(String),
+    /// The final dot was sent and not answered.
+    NoAnswer(String),
+}
+
+/// What one round of housekeeping did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// Retries made ready.
+    pub promoted: u64,
+    /// In-doubt entries committed.
+    pub committed_in_doubt: u64,
+    /// Entries ended because their lifetime was over.
+    pub expired: u64,
+}
+
+/// One intake's state. Gauges first, then counters, which only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Ready, not claimed.
+    pub ready: u64,
+    /// Claimed.
+    pub in_flight: u64,
+    /// Waiting for a retry.
+    pub retrying: u64,
+    /// Prepared, not yet committed.
+    pub prepared: u64,
+    /// Age of the oldest committed entry.
+    pub oldest: Duration,
+    /// Recipients of committed entries that have not ended (AsyncOS: active recipients; one for each copy).
+    pub active_recipients: u64,
+    /// Entries ever committed.
+    pub committed: u64,
+    /// Of these, committed by the sweeper.
+    pub in_doubt: u64,
+    /// Ended delivered.
+    pub delivered: u64,
+    /// Ended with a hard bounce.
+    pub hard_bounced: u64,
+    /// Ended without an answer to the final dot.
+    pub possible_delivery: u64,
+    /// Ended because their lifetime was over.
+    pub expired: u64,
+    /// Attempts that failed and were repeated.
+    pub soft_bounced: u64,
+    /// Entries forgotten before commit.
+    pub aborted: u64,
+}
+
+/// The kinds of ids in the mail log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Series {
+    /// Injection connections.
+    Icid,
+    /// Messages.
+    Mid,
+    /// Delivery connections.
+    Dcid,
+}
+
+/// Why the queue did not do it.
+#[derive(Clone, Debug, Error)]
+pub enum QueueError {
+    /// It cannot be reached, or did not answer in time. Whether the step was done is unknown; steps may be repeated.
+    #[error("the queue does not answer: {0}")]
+    Unavailable(String),
+    /// It has no room.
+    #[error("the queue is full: {0}")]
+    Full(String),
+    /// The entry does not exist (any more).
+    #[error("no such entry: {0}")]
+    Unknown(String),
+    /// It is configured in a way that would lose copies.
+    #[error("{0}")]
+    Unsafe(String),
+    /// What came back is not what this version writes.
+    #[error("the queue holds something unreadable: {0}")]
+    Corrupt(String),
+}
