@@ -24,7 +24,10 @@ impl Mailbox {
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         let text: Arc<str> = text.into();
         let local_end = text.rfind('@').unwrap_or(text.len());
-        Self { local_end: u32::try_from(local_end).unwrap_or(u32::MAX), text }
+        Self {
+            local_end: u32::try_from(local_end).unwrap_or(u32::MAX),
+            text,
+        }
     }
 
     /// The address as the client spelt it.
@@ -100,7 +103,11 @@ pub enum ReversePath {
 impl ReversePath {
     /// Reads the content of the brackets: empty is the null sender.
     pub fn new(text: &str) -> Self {
-        if text.is_empty() { Self::Null } else { Self::Mailbox(Mailbox::new(text)) }
+        if text.is_empty() {
+            Self::Null
+        } else {
+            Self::Mailbox(Mailbox::new(text))
+        }
     }
 
     /// The text between the brackets; empty for the null sender.

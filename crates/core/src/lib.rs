@@ -18,6 +18,12 @@
 
 pub mod address;
 pub mod envelope;
+pub mod evaluator;
+pub mod headers;
+pub mod journal;
+pub mod maillog;
+pub mod outcome;
+pub mod pattern;
 pub mod policy;
 
 pub use address::{Mailbox, ReversePath};

@@ -25,7 +25,10 @@ pub struct PolicyTable {
 impl PolicyTable {
     /// The intake of that name.
     pub fn intake(&self, name: &str) -> Option<&Intake> {
-        self.intakes.binary_search_by(|intake| (*intake.name).cmp(name)).ok().map(|at| &self.intakes[at])
+        self.intakes
+            .binary_search_by(|intake| (*intake.name).cmp(name))
+            .ok()
+            .map(|at| &self.intakes[at])
     }
 }
 
@@ -91,7 +94,10 @@ impl Default for Connector {
             default_journaling: Journaling::Disabled,
             failure_policy: FailurePolicy::Fail,
             queue_lifetime: DEFAULT_QUEUE_LIFETIME,
-            dead_letter: DeadLetter { mode: DeadLetterMode::Drop, retention: DEFAULT_DEAD_LETTER_RETENTION },
+            dead_letter: DeadLetter {
+                mode: DeadLetterMode::Drop,
+                retention: DEFAULT_DEAD_LETTER_RETENTION,
+            },
             sender_ip_header: DEFAULT_SENDER_IP_HEADER.into(),
             not_clean_headers: Vec::new(),
         }
