@@ -1,1 +1,15 @@
-//! placeholder
+//! The custom resources, their rules, and the one function that compiles them into a policy table.
+pub mod connector;
+mod crds;
+pub mod intake;
+pub mod mail_policy;
+mod objects;
+mod status;
+pub mod syntax;
+
+pub use connector::{ThreatDefenseConnector, ThreatDefenseConnectorSpec};
+pub use crds::{crd, crds, crds_yaml};
+pub use intake::{IntakeAddress, IntakeAddressSpec};
+pub use mail_policy::{MailPolicy, MailPolicySpec};
+pub use objects::{API_VERSION, GROUP, Kind, Objects};
+pub use status::{ACCEPTED, ObjectStatus, PROGRAMMED, REACHABLE, RESOLVED_REFS, Reason};

@@ -1,0 +1,126 @@
+//! What every object says about itself: conditions after the Kubernetes API conventions.
+//!
+//! The set of condition types and of reasons is closed, so that a script or an alert can rely on it.
+
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use crate::syntax;
+
+/// The configuration is good enough to act on.
+pub const ACCEPTED: &str = "Accepted";
+/// Every object that it refers to exists and can be used.
+pub const RESOLVED_REFS: &str = "ResolvedRefs";
+/// Every policy replica, ingress and worker acts on this generation.
+pub const PROGRAMMED: &str = "Programmed";
+/// The last deliveries to this intake reached it.
+pub const REACHABLE: &str = "Reachable";
+
+/// The status of each of the three kinds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectStatus {
+    /// The generation that the conditions speak of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub observed_generation: Option<i64>,
+
+    /// Accepted, ResolvedRefs, Programmed; on IntakeAddress also Reachable.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// `metav1.Condition`, with the bounds that upstream gives it.
+fn conditions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+            "properties": {
+                "type": { "type": "string", "maxLength": 316, "pattern": syntax::CONDITION_TYPE,
+                    "description": "Accepted, ResolvedRefs, Programmed or Reachable." },
+                "status": { "type": "string", "enum": ["True", "False", "Unknown"],
+                    "description": "Whether it holds." },
+                "observedGeneration": { "type": "integer", "format": "int64", "minimum": 0,
+                    "description": "The generation that this condition speaks of." },
+                "lastTransitionTime": { "type": "string", "format": "date-time", "maxLength": 64,
+                    "description": "When status last changed." },
+                "reason": { "type": "string", "minLength": 1, "maxLength": 1024, "pattern": syntax::CONDITION_REASON,
+                    "description": "Why, in one CamelCase word of a closed set." },
+                "message": { "type": "string", "maxLength": 32768,
+                    "description": "Why, for a person: what is wrong, where, and what to do." }
+            }
+        }
+    })
+}
+
+/// Why an object is accepted or not, or its references resolve or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// `Accepted`: the object is in use.
+    Accepted,
+    /// `ResolvedRefs`: every reference resolves, or there is none.
+    ResolvedRefs,
+    /// An older connector of the namespace counts, or another intake has the same name.
+    Conflicted,
+    /// An address pattern or a regular expression cannot be read.
+    InvalidPattern,
+    /// The intake's mailbox cannot be read.
+    InvalidAddress,
+    /// `caBundle` holds no certificate that can be used.
+    InvalidCertificate,
+    /// Another field has a value that cannot be used.
+    InvalidValue,
+    /// There is no intake of that name.
+    IntakeNotFound,
+    /// The intake of that name is not accepted itself.
+    IntakeNotAccepted,
+    /// Mode Global, and the connector names no default intake.
+    DefaultIntakeNotSet,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Accepted,
+        Self::ResolvedRefs,
+        Self::Conflicted,
+        Self::InvalidPattern,
+        Self::InvalidAddress,
+        Self::InvalidCertificate,
+        Self::InvalidValue,
+        Self::IntakeNotFound,
+        Self::IntakeNotAccepted,
+        Self::DefaultIntakeNotSet,
+    ];
+
+    /// The CamelCase word that stands in the condition.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::ResolvedRefs => "ResolvedRefs",
+            Self::Conflicted => "Conflicted",
+            Self::InvalidPattern => "InvalidPattern",
+            Self::InvalidAddress => "InvalidAddress",
+            Self::InvalidCertificate => "InvalidCertificate",
+            Self::InvalidValue => "InvalidValue",
+            Self::IntakeNotFound => "IntakeNotFound",
+            Self::IntakeNotAccepted => "IntakeNotAccepted",
+            Self::DefaultIntakeNotSet => "DefaultIntakeNotSet",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
