@@ -1,0 +1,118 @@
+//! Service extensions: what an EHLO reply offers (RFC 5321 section 4.1.1.1).
+
+use crate::reply::Reply;
+
+/// What a server offers. The default offers nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// RFC 2920.
+    pub pipelining: bool,
+    /// RFC 1870: the largest message in octets; 0: no fixed limit.
+    pub size: Option<u64>,
+    /// RFC 6152.
+    pub eight_bit_mime: bool,
+    /// RFC 2034.
+    pub enhanced_status_codes: bool,
+    /// RFC 3207.
+    pub starttls: bool,
+    /// RFC 3030.
+    pub chunking: bool,
+    /// RFC 6531.
+    pub smtputf8: bool,
+    /// RFC 3461.
+    pub dsn: bool,
+    /// RFC 8689.
+    pub requiretls: bool,
+    /// Postfix XFORWARD: the attributes that are taken.
+    pub xforward: Vec<String>,
+}
+
+impl Extensions {
+    /// Reads the reply to EHLO. Unknown keywords are passed over.
+    pub fn from_reply(reply: &Reply) -> Self {
+        let mut extensions = Self::default();
+        for line in &reply.lines()[1..] {
+            let mut words = line.split_ascii_whitespace();
+            let Some(keyword) = words.next() else { continue };
+            match keyword.to_ascii_uppercase().as_str() {
+                "PIPELINING" => extensions.pipelining = true,
+                "SIZE" => extensions.size = Some(words.next().and_then(|n| n.parse().ok()).unwrap_or(0)),
+                "8BITMIME" => extensions.eight_bit_mime = true,
+                "ENHANCEDSTATUSCODES" => extensions.enhanced_status_codes = true,
+                "STARTTLS" => extensions.starttls = true,
+                "CHUNKING" => extensions.chunking = true,
+                "SMTPUTF8" => extensions.smtputf8 = true,
+                "DSN" => extensions.dsn = true,
+                "REQUIRETLS" => extensions.requiretls = true,
+                "XFORWARD" => extensions.xforward = words.map(str::to_ascii_uppercase).collect(),
+                _ => {}
+            }
+        }
+        extensions
+    }
+
+    /// The reply to EHLO that offers this.
+    pub fn to_reply(&self, hostname: &str) -> Reply {
+        let mut lines = vec![hostname.to_owned()];
+        let flags = [
+            (self.pipelining, "PIPELINING"),
+            (self.eight_bit_mime, "8BITMIME"),
+            (self.enhanced_status_codes, "ENHANCEDSTATUSCODES"),
+            (self.starttls, "STARTTLS"),
+            (self.chunking, "CHUNKING"),
+            (self.smtputf8, "SMTPUTF8"),
+            (self.dsn, "DSN"),
+            (self.requiretls, "REQUIRETLS"),
+        ];
+        lines.extend(
+            flags
+                .iter()
+                .filter(|(on, _)| *on)
+                .map(|(_, keyword)| (*keyword).to_owned()),
+        );
+        match self.size {
+            Some(0) => lines.push("SIZE".to_owned()),
+            Some(limit) => lines.push(format!("SIZE {limit}")),
+            None => {}
+        }
+        if !self.xforward.is_empty() {
+            lines.push(format!("XFORWARD {}", self.xforward.join(" ")));
+        }
+        Reply::multi(250, lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes() {
+        let all = Extensions {
+            pipelining: true,
+            size: Some(1000),
+            eight_bit_mime: true,
+            enhanced_status_codes: true,
+            starttls: true,
+            chunking: true,
+            smtputf8: true,
+            dsn: true,
+            requiretls: true,
+            xforward: vec!["NAME".into(), "ADDR".into()],
+        };
+        for extensions in [Extensions::default(), all] {
+            assert_eq!(Extensions::from_reply(&extensions.to_reply("host")), extensions);
+        }
+        let odd = Reply::multi(250, ["PIPELINING", "size many", "8bitmime", "X-UNKNOWN a", ""]);
+        let expected = Extensions {
+            size: Some(0),
+            eight_bit_mime: true,
+            ..Extensions::default()
+        };
+        assert_eq!(
+            Extensions::from_reply(&odd),
+            expected,
+            "the first line is the host's name"
+        );
+    }
+}

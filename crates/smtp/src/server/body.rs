@@ -1,0 +1,144 @@
+//! The body of a message: DATA until its dot, or the octets of BDAT chunks.
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+
+use super::{Body, BodyEnd, BodyFault, Question, ServerEvent, ServerSession, State};
+use crate::data::{BareLf, DataDecoder, transfer};
+use crate::reply::Reply;
+
+impl Body {
+    pub(super) fn new(decoder: DataDecoder) -> Self {
+        Self {
+            decoder,
+            pieces: VecDeque::new(),
+            scratch: Vec::new(),
+            chunk: BytesMut::new(),
+            too_big: false,
+            refused: None,
+            ended: false,
+        }
+    }
+
+    /// Takes over what was decoded, unless the message is refused or too big.
+    fn collect(&mut self, limit: u64) {
+        self.too_big |= limit > 0 && self.decoder.decoded_len() > limit;
+        if self.too_big || self.refused.is_some() {
+            self.scratch.clear();
+            self.pieces.clear();
+        }
+        self.pieces.extend(self.scratch.drain(..));
+    }
+
+    fn end(&self, bare_lf: BareLf) -> BodyEnd {
+        let fault = if self.too_big {
+            Some(BodyFault::TooBig)
+        } else if bare_lf == BareLf::Reject && self.decoder.saw_bare_lf() {
+            Some(BodyFault::BareLf)
+        } else {
+            None
+        };
+        BodyEnd {
+            size: self.decoder.decoded_len(),
+            fault,
+        }
+    }
+}
+
+impl ServerSession {
+    pub(super) fn body(&mut self, input: &mut BytesMut) -> Option<ServerEvent> {
+        match std::mem::replace(&mut self.state, State::Command) {
+            State::Body(body) => self.data_octets(body, input),
+            State::Chunk(body, remaining, last) => self.chunk_octets(body, remaining, last, input),
+            other => {
+                self.state = other;
+                None
+            }
+        }
+    }
+
+    fn limit(&self) -> u64 {
+        self.config.extensions.size.unwrap_or(0)
+    }
+
+    fn data_octets(&mut self, mut body: Body, input: &mut BytesMut) -> Option<ServerEvent> {
+        if body.pieces.is_empty() && !body.ended {
+            body.ended = body.decoder.decode(input, &mut body.scratch);
+            body.collect(self.limit());
+        }
+        if let Some(piece) = body.pieces.pop_front() {
+            self.state = State::Body(body);
+            return Some(ServerEvent::Body(piece));
+        }
+        if body.ended {
+            self.state = State::Waiting(Question::End);
+            return Some(ServerEvent::BodyEnd(body.end(self.config.bare_lf)));
+        }
+        self.state = State::Body(body);
+        Some(ServerEvent::NeedInput)
+    }
+
+    fn chunk_octets(
+        &mut self,
+        mut body: Body,
+        mut remaining: u64,
+        last: bool,
+        input: &mut BytesMut,
+    ) -> Option<ServerEvent> {
+        if body.pieces.is_empty() && !body.ended {
+            let limit = usize::try_from(remaining).unwrap_or(usize::MAX);
+            remaining -= transfer(input, limit, &mut body.chunk) as u64;
+            if remaining == 0 && last {
+                body.decoder.finish_chunks(&mut body.chunk, &mut body.scratch);
+                body.ended = true;
+            } else {
+                body.decoder.decode(&mut body.chunk, &mut body.scratch);
+            }
+            body.collect(self.limit());
+        }
+        if let Some(piece) = body.pieces.pop_front() {
+            self.state = State::Chunk(body, remaining, last);
+            return Some(ServerEvent::Body(piece));
+        }
+        if remaining > 0 {
+            self.state = State::Chunk(body, remaining, last);
+            return Some(ServerEvent::NeedInput);
+        }
+        self.chunk_done(body, last)
+    }
+
+    /// A chunk has been read in full.
+    fn chunk_done(&mut self, body: Body, last: bool) -> Option<ServerEvent> {
+        match (&body.refused, last) {
+            (Some(reply), _) => {
+                let reply = reply.clone();
+                if reply.code() == 421 {
+                    self.close(&reply, super::CloseReason::Answered421);
+                } else {
+                    self.error(&reply);
+                    // Later chunks of the same message are refused too; with the last the message is over.
+                    self.transaction = if last { None } else { self.transaction };
+                    self.chunks = if last { None } else { Some(body) };
+                }
+                None
+            }
+            (None, true) => {
+                self.state = State::Waiting(Question::End);
+                Some(ServerEvent::BodyEnd(body.end(self.config.bare_lf)))
+            }
+            (None, false) => {
+                self.chunks = Some(body);
+                self.say(&Reply::new(250, "2.0.0 Ok: chunk received"));
+                None
+            }
+        }
+    }
+
+    /// Reads and forgets the octets of a chunk, then replies.
+    pub(super) fn swallow(&mut self, size: u64, reply: Reply) {
+        let mut body = Body::new(DataDecoder::for_chunks());
+        body.refused = Some(reply);
+        self.state = State::Chunk(body, size, true);
+    }
+}
