@@ -3,7 +3,10 @@
 //! Every field has a default, and the defaults here, in the schema and in `tdc_core::policy::Connector` are the same
 //! (a test says so): a namespace without this object behaves like one with an empty `spec`.
 
-#![expect(unreachable_pub, reason = "KubeSchema puts a copy of each `pub struct` into a function")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema puts a copy of each `pub struct` into a function"
+)]
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -196,6 +199,9 @@ fn sender_ip_header() -> String {
 
 impl Default for DeadLetter {
     fn default() -> Self {
-        Self { mode: DeadLetterMode::default(), retention: retention() }
+        Self {
+            mode: DeadLetterMode::default(),
+            retention: retention(),
+        }
     }
 }

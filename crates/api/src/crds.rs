@@ -23,7 +23,11 @@ pub fn crd(kind: Kind) -> CustomResourceDefinition {
         Kind::MailPolicy => MailPolicy::crd(),
     };
     for version in &mut crd.spec.versions {
-        if let Some(schema) = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut()) {
+        if let Some(schema) = version
+            .schema
+            .as_mut()
+            .and_then(|s| s.open_api_v3_schema.as_mut())
+        {
             tidy(schema);
         }
     }
@@ -42,7 +46,9 @@ pub fn crds_yaml() -> String {
 }
 
 fn tidy(schema: &mut JSONSchemaProps) {
-    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrArray::{Schema, Schemas};
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrArray::{
+        Schema, Schemas,
+    };
     schema.nullable = None;
     schema.title = None;
     for property in schema.properties.iter_mut().flat_map(|map| map.values_mut()) {

@@ -1,6 +1,9 @@
 //! `IntakeAddress`: where copies go, in which format, and how they are delivered.
 
-#![expect(unreachable_pub, reason = "KubeSchema puts a copy of each `pub struct` into a function")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema puts a copy of each `pub struct` into a function"
+)]
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -253,6 +256,10 @@ impl Default for Connections {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { transient: once(), network: once(), tls: 0 }
+        Self {
+            transient: once(),
+            network: once(),
+            tls: 0,
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! The custom resources, their rules, and the one function that compiles them into a policy table.
+mod compile;
 pub mod connector;
 mod crds;
 pub mod intake;
@@ -7,6 +8,7 @@ mod objects;
 mod status;
 pub mod syntax;
 
+pub use compile::{Compiled, Judgement, Problem, Verdict, compile};
 pub use connector::{ThreatDefenseConnector, ThreatDefenseConnectorSpec};
 pub use crds::{crd, crds, crds_yaml};
 pub use intake::{IntakeAddress, IntakeAddressSpec};

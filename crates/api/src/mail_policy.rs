@@ -3,7 +3,10 @@
 //! The bounds let a namespace hold 10,000 policies with 100 patterns in each list, and keep one object under etcd's
 //! limit of 1.5 MiB: at most 1000 rows, 1000 patterns a list, 320 characters a pattern.
 
-#![expect(unreachable_pub, reason = "KubeSchema puts a copy of each `pub struct` into a function")]
+#![expect(
+    unreachable_pub,
+    reason = "KubeSchema puts a copy of each `pub struct` into a function"
+)]
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

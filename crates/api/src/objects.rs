@@ -22,7 +22,11 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, in the order in which verdicts and definitions are listed.
-    pub const ALL: [Self; 3] = [Self::ThreatDefenseConnector, Self::IntakeAddress, Self::MailPolicy];
+    pub const ALL: [Self; 3] = [
+        Self::ThreatDefenseConnector,
+        Self::IntakeAddress,
+        Self::MailPolicy,
+    ];
 
     /// The value of the `kind` field.
     pub fn as_str(self) -> &'static str {
@@ -61,7 +65,11 @@ pub struct Objects {
 impl Objects {
     /// How many objects of all kinds there are.
     pub fn len(&self) -> usize {
-        let Self { connectors, intakes, policies } = self;
+        let Self {
+            connectors,
+            intakes,
+            policies,
+        } = self;
         connectors.len() + intakes.len() + policies.len()
     }
 

@@ -4,7 +4,10 @@
 //! They are the common subset of Go's RE2 (the API server) and the `regex` crate (files), so that both refuse the same
 //! values. A schema that uses an expression without a text in [`explain`] fails a test.
 
+use std::sync::LazyLock;
 use std::time::Duration;
+
+use regex::Regex;
 
 /// `metadata.name` of a referenced object (RFC 1123 sub-domain).
 pub const OBJECT_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
@@ -19,7 +22,8 @@ pub const HOST: &str = r"^[A-Za-z0-9:]([A-Za-z0-9._:-]*[A-Za-z0-9.:])?$";
 /// The same, or nothing.
 pub const HOST_OR_EMPTY: &str = r"^([A-Za-z0-9:]([A-Za-z0-9._:-]*[A-Za-z0-9.:])?)?$";
 /// The four forms of an address pattern; `tdc_core::pattern` has the last word.
-pub const PATTERN: &str = r#"^(("[^"\s<>,;]+"|[^\s@"<>,;]+)@([^\s@.<>,;][^\s@<>,;]*)?|@\.?[^\s@.<>,;][^\s@<>,;]*)$"#;
+pub const PATTERN: &str =
+    r#"^(("[^"\s<>,;]+"|[^\s@"<>,;]+)@([^\s@.<>,;][^\s@<>,;]*)?|@\.?[^\s@.<>,;][^\s@<>,;]*)$"#;
 /// The reason of a condition (`metav1.Condition`).
 pub(crate) const CONDITION_REASON: &str = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$";
 /// The type of a condition (`metav1.Condition`, without the optional domain prefix).
@@ -33,7 +37,9 @@ pub fn explain(expression: &str) -> Option<&'static str> {
         OBJECT_NAME => {
             "is not a resource name; use lower-case letters, digits, '-' and '.', as in metadata.name of the object"
         }
-        DURATION => "is not a duration; write hours, minutes, seconds or milliseconds, as in \"120s\" or \"1m30s\"",
+        DURATION => {
+            "is not a duration; write hours, minutes, seconds or milliseconds, as in \"120s\" or \"1m30s\""
+        }
         HEADER_NAME => "is not a header name; write printable ASCII without spaces and without the colon",
         MAILBOX => "is not a mailbox; write it as user@domain, without brackets or spaces",
         HOST | HOST_OR_EMPTY => "is not a host; write a host name or an IP address, without brackets or port",
@@ -44,6 +50,28 @@ pub fn explain(expression: &str) -> Option<&'static str> {
         NAMESPACE => "is not a namespace; use lower-case letters, digits and '-'",
         _ => return None,
     })
+}
+
+/// Whether the text has the form [`MAILBOX`].
+pub fn is_mailbox(text: &str) -> bool {
+    static FORM: LazyLock<Regex> = LazyLock::new(|| constant(MAILBOX));
+    FORM.is_match(text)
+}
+
+/// Whether the text has the form [`HOST`].
+pub fn is_host(text: &str) -> bool {
+    static FORM: LazyLock<Regex> = LazyLock::new(|| constant(HOST));
+    FORM.is_match(text)
+}
+
+/// Whether the text has the form [`HEADER_NAME`].
+pub fn is_header_name(text: &str) -> bool {
+    static FORM: LazyLock<Regex> = LazyLock::new(|| constant(HEADER_NAME));
+    FORM.is_match(text)
+}
+
+fn constant(expression: &'static str) -> Regex {
+    Regex::new(expression).expect("the constants of this module are valid expressions, as its tests show")
 }
 
 /// Reads a duration of the form [`DURATION`]; `None` for anything else.
@@ -57,8 +85,9 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
         }
         let number: u64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
-        let (unit, millis) =
-            [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)].into_iter().find(|(u, _)| rest.starts_with(u))?;
+        let (unit, millis) = [("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)]
+            .into_iter()
+            .find(|(u, _)| rest.starts_with(u))?;
         sum += Duration::from_millis(number * millis);
         rest = &rest[unit.len()..];
         if rest.is_empty() {
@@ -92,7 +121,11 @@ mod tests {
             ("1s ", None, "space"),
             ("é1s", None, "not ASCII"),
         ] {
-            assert_eq!(parse_duration(text), millis.map(Duration::from_millis), "{text:?}: {why}");
+            assert_eq!(
+                parse_duration(text),
+                millis.map(Duration::from_millis),
+                "{text:?}: {why}"
+            );
         }
     }
 
