@@ -249,7 +249,7 @@ mod tests {
         let output = Output::start(captured.clone(), |_| String::new()).unwrap();
         let layer = tracing_subscriber::fmt::layer()
             .event_format(Lines(format))
-            .with_writer(output.clone());
+            .with_writer(output.lines());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), what);
         assert!(output.flush(std::time::Duration::from_secs(10)));
         captured.text()

@@ -95,7 +95,7 @@ pub fn init(config: &Config) -> Result<Guard, InitError> {
     });
     let lines = tracing_subscriber::fmt::layer()
         .event_format(Lines(format))
-        .with_writer(output.clone())
+        .with_writer(output.lines())
         .with_filter(filter);
     let subscriber = tracing_subscriber::registry().with(lines).with(spans);
     if tracing::subscriber::set_global_default(subscriber).is_err() {

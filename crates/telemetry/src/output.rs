@@ -106,6 +106,15 @@ impl Output {
             .is_ok()
     }
 
+    /// For `tracing`'s formatter.
+    pub(crate) fn lines(&self) -> impl Fn() -> Line + use<> {
+        let output = self.clone();
+        move || Line {
+            output: output.clone(),
+            bytes: Vec::new(),
+        }
+    }
+
     /// What became of the lines so far.
     pub fn stats(&self) -> Arc<OutputStats> {
         Arc::clone(&self.stats)
@@ -167,13 +176,12 @@ fn broken(error: &io::Error, stats: &OutputStats) {
 }
 
 /// One line of `tracing`'s formatter, handed over when it is complete.
-#[derive(Debug)]
-pub(crate) struct Line<'a> {
-    output: &'a Output,
+pub(crate) struct Line {
+    output: Output,
     bytes: Vec<u8>,
 }
 
-impl Write for Line<'_> {
+impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
@@ -184,23 +192,12 @@ impl Write for Line<'_> {
     }
 }
 
-impl Drop for Line<'_> {
+impl Drop for Line {
     fn drop(&mut self) {
         let text = String::from_utf8_lossy(&self.bytes);
         let text = text.trim_end_matches('\n');
         if !text.is_empty() {
             self.output.line(text.to_owned());
-        }
-    }
-}
-
-impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Output {
-    type Writer = Line<'a>;
-
-    fn make_writer(&'a self) -> Line<'a> {
-        Line {
-            output: self,
-            bytes: Vec::new(),
         }
     }
 }
