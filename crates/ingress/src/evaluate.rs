@@ -148,7 +148,7 @@ async fn ask(channel: Channel, mut questions: mpsc::Receiver<Question>) {
         let mut request = tonic::Request::new(v1::EvaluateRequest { envelopes });
         request.set_timeout(DEADLINE);
         // A batch belongs to many traces; the call is shown in that of its first envelope.
-        let _ = batch[0].span.in_scope(|| tdc_telemetry::inject(&mut metadata(&mut request)));
+        batch[0].span.in_scope(|| tdc_telemetry::inject(metadata(&mut request)));
         match tokio::time::timeout(DEADLINE, client.evaluate(request)).await {
             Ok(Ok(response)) => answer(response.into_inner(), &mut batch),
             Ok(Err(status)) => {
@@ -161,9 +161,9 @@ async fn ask(channel: Channel, mut questions: mpsc::Receiver<Question>) {
     }
 }
 
-fn metadata(request: &mut tonic::Request<v1::EvaluateRequest>) -> impl FnMut(&str, &str) {
+fn metadata(request: &mut tonic::Request<v1::EvaluateRequest>) -> impl FnMut(&str, &str) + '_ {
     let metadata = request.metadata_mut();
-    |key, value| {
+    move |key, value| {
         let key = tonic::metadata::MetadataKey::from_bytes(key.as_bytes());
         if let (Ok(key), Ok(value)) = (key, value.parse()) {
             metadata.insert::<tonic::metadata::Ascii>(key, value);

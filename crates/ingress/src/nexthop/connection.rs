@@ -57,7 +57,7 @@ impl Connection {
 
     /// Tells the server who the client is (XFORWARD), for the transaction that follows.
     pub(crate) async fn xforward(&mut self, attributes: &[(&str, &str)]) -> Result<Reply, NextHopError> {
-        self.session.xforward(attributes)?;
+        self.session.xforward(attributes);
         self.reply().await
     }
 
@@ -72,7 +72,7 @@ impl Connection {
     }
 
     pub(crate) async fn data(&mut self) -> Result<Reply, NextHopError> {
-        self.session.data()?;
+        self.session.data();
         self.reply().await
     }
 
@@ -95,16 +95,15 @@ impl Connection {
 
     /// Ends the transaction without a message.
     pub(crate) async fn reset(&mut self) -> Result<Reply, NextHopError> {
-        self.session.rset()?;
+        self.session.rset();
         self.reply().await
     }
 
     /// Says goodbye without waiting for the answer.
     pub(crate) async fn quit(mut self) {
-        if self.session.quit().is_ok() {
-            let output = self.session.output().split();
-            let _ = tokio::time::timeout(Duration::from_secs(1), self.stream.write_all(&output)).await;
-        }
+        self.session.quit();
+        let output = self.session.output().split();
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.stream.write_all(&output)).await;
     }
 
     /// True while the server has neither closed the connection nor said anything unasked (a 421, say).
@@ -138,7 +137,7 @@ impl Connection {
             match self.session.poll(&mut self.input) {
                 Ok(ClientEvent::NeedInput) => {}
                 Ok(event) => return Ok(event),
-                Err(ClientError::Refused { reply, .. }) => return Err(NextHopError::Refused(reply)),
+                Err(ClientError::Refused(reply)) => return Err(NextHopError::Refused(reply)),
                 Err(error) => return Err(error.into()),
             }
             let exchange = async {

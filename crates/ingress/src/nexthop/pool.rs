@@ -106,3 +106,12 @@ impl Pool {
         self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Pool {
+    /// Takes a connection back after the reply that ended its transaction, unless that was a 421.
+    pub(crate) fn put_unless_closing(&self, connection: Connection, reply: &tdc_smtp::Reply) {
+        if reply.code() != 421 {
+            self.put(connection);
+        }
+    }
+}

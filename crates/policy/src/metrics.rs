@@ -1,0 +1,43 @@
+//! What a policy service counts.
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use tdc_telemetry::Metrics;
+
+/// The metrics of one policy service; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PolicyMetrics {
+    evaluations: Counter,
+    calls: Counter,
+    snapshot: Gauge,
+    policies: Gauge,
+    intakes: Gauge,
+    unusable: Gauge,
+}
+
+impl PolicyMetrics {
+    /// Registers them, each as `tdc_policy_…`.
+    pub fn new(metrics: &Metrics) -> Self {
+        let scope = metrics.scope("policy");
+        Self {
+            evaluations: scope.counter("evaluations", "Envelopes evaluated for ingress"),
+            calls: scope.counter("evaluate_calls", "Evaluate calls answered"),
+            snapshot: scope.gauge("snapshot_sequence", "Sequence number of the snapshot in force"),
+            policies: scope.gauge("policies", "Mail policies in the snapshot"),
+            intakes: scope.gauge("intakes", "Intake addresses in the snapshot"),
+            unusable: scope.gauge("objects_unusable", "Objects that are not accepted or do not resolve"),
+        }
+    }
+
+    pub(crate) fn evaluated(&self, envelopes: u64) {
+        self.calls.inc();
+        self.evaluations.inc_by(envelopes);
+    }
+
+    pub(crate) fn published(&self, sequence: u64, policies: usize, intakes: usize, unusable: usize) {
+        self.snapshot.set(sequence as i64);
+        self.policies.set(policies as i64);
+        self.intakes.set(intakes as i64);
+        self.unusable.set(unusable as i64);
+    }
+}
