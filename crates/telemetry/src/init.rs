@@ -98,12 +98,7 @@ pub fn init(config: &Config) -> Result<Guard, InitError> {
         .with_writer(output.lines())
         .with_filter(filter);
     let subscriber = tracing_subscriber::registry().with(lines).with(spans);
-    if tracing::subscriber::set_global_default(subscriber).is_err() {
-        if let Some(traces) = traces {
-            traces.abandon();
-        }
-        return Err(InitError::AlreadySet);
-    }
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| InitError::AlreadySet)?;
     Ok(Guard {
         output,
         format,
@@ -144,15 +139,6 @@ impl Guard {
         let output = self.output.clone();
         // Nobody is left to be told when the last lines cannot be written.
         let _ = tokio::task::spawn_blocking(move || output.flush(FLUSH_LIMIT)).await;
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        // A runtime must not be dropped within another one.
-        if let Some(traces) = self.traces.take() {
-            traces.abandon();
-        }
     }
 }
 

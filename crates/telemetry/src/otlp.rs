@@ -74,7 +74,7 @@ pub(crate) struct SpanStats {
 pub(crate) struct Traces {
     pub(crate) provider: SdkTracerProvider,
     pub(crate) stats: Arc<SpanStats>,
-    runtime: Runtime,
+    _runtime: Background,
 }
 
 impl Traces {
@@ -88,9 +88,10 @@ impl Traces {
             .thread_name("tdc-otlp")
             .enable_all()
             .build()?;
+        let runtime = Background(Some(runtime));
         let stats = Arc::new(SpanStats::default());
         let exporter = {
-            let _entered = runtime.enter();
+            let _entered = runtime.0.as_ref().map(Runtime::enter);
             let mut builder = opentelemetry_otlp::SpanExporter::builder().with_tonic();
             if let Some(tls) = tls()? {
                 builder = builder.with_tls_config(tls);
@@ -121,30 +122,31 @@ impl Traces {
         Ok(Some(Self {
             provider,
             stats,
-            runtime,
+            _runtime: runtime,
         }))
     }
 
     /// Sends what is waiting, at most for `limit`, and ends the pipeline. Says whether everything was sent.
     pub(crate) async fn shutdown(self, limit: Duration) -> bool {
-        let Self {
-            provider,
-            stats: _,
-            runtime,
-        } = self;
+        let provider = self.provider.clone();
         let work = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(limit).is_ok());
         // The processor's own limit does not hold while its thread sits in an export.
         let sent = matches!(
             tokio::time::timeout(limit + Duration::from_millis(500), work).await,
             Ok(Ok(true))
         );
-        runtime.shutdown_background();
         sent
     }
+}
 
-    /// Ends the pipeline without sending what is waiting.
-    pub(crate) fn abandon(self) {
-        self.runtime.shutdown_background();
+/// A runtime that may be dropped anywhere: a plain one panics when that happens within another runtime.
+struct Background(Option<Runtime>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
