@@ -1,0 +1,93 @@
+//! The definitions: stable, and equal to the defaults of the core.
+
+use tdc_api::{Kind, compile, crd, crds, crds_yaml};
+
+use crate::support::{document, load};
+
+#[test]
+fn the_text_is_stable_and_holds_three_definitions() {
+    let text = crds_yaml();
+    assert_eq!(text, crds_yaml());
+    let names: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("  name: "))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "threatdefenseconnectors.tdc.dev",
+            "intakeaddresses.tdc.dev",
+            "mailpolicies.tdc.dev"
+        ]
+    );
+    assert_eq!(text.matches("---\n").count(), 3);
+    assert!(!text.contains("resource-policy"), "that is the chart's to say");
+}
+
+#[test]
+fn what_kubectl_shows() {
+    for (kind, short, columns, selectable) in [
+        (
+            Kind::ThreatDefenseConnector,
+            "tdconn",
+            "Enabled Intake Failure Accepted Programmed Age",
+            ".spec.defaultIntake",
+        ),
+        (
+            Kind::IntakeAddress,
+            "intake",
+            "Address Format Reachable Programmed Age",
+            ".spec.address .spec.format",
+        ),
+        (
+            Kind::MailPolicy,
+            "mpol",
+            "Order Mode Intake Accepted Programmed Age",
+            ".spec.journaling.mode .spec.journaling.intake",
+        ),
+    ] {
+        let spec = crd(kind).spec;
+        assert_eq!(spec.scope, "Namespaced");
+        assert_eq!(spec.names.short_names, Some(vec![short.to_owned()]));
+        assert_eq!(spec.names.categories, Some(vec!["tdc".to_owned()]));
+        let version = &spec.versions[0];
+        assert!(
+            version
+                .subresources
+                .as_ref()
+                .is_some_and(|subresources| subresources.status.is_some())
+        );
+        let all = version.additional_printer_columns.clone().unwrap_or_default();
+        let (wide, narrow): (Vec<_>, Vec<_>) = all.iter().partition(|column| column.priority == Some(1));
+        assert_eq!(
+            narrow
+                .iter()
+                .map(|column| &*column.name)
+                .collect::<Vec<_>>()
+                .join(" "),
+            columns
+        );
+        assert!(
+            !wide.is_empty() && wide.iter().all(|column| column.json_path.ends_with(".reason")),
+            "{kind}"
+        );
+        let fields = version.selectable_fields.clone().unwrap_or_default();
+        assert_eq!(
+            fields
+                .iter()
+                .map(|field| &*field.json_path)
+                .collect::<Vec<_>>()
+                .join(" "),
+            selectable
+        );
+    }
+    assert_eq!(crds().len(), Kind::ALL.len());
+}
+
+#[test]
+fn an_empty_spec_means_the_defaults_of_the_core() {
+    let compiled = compile(&load(&document("ThreatDefenseConnector", "default", "{}")).unwrap());
+    let mut connector = compiled.table.connector;
+    connector.object = Default::default();
+    assert_eq!(connector, tdc_core::policy::Connector::default());
+}
