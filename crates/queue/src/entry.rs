@@ -11,6 +11,8 @@ use thiserror::Error;
 pub const MAX_CHUNK: usize = 1024 * 1024;
 /// A claimed entry without a heartbeat for this long is taken over by another consumer.
 pub const ABANDONED_AFTER: Duration = Duration::from_secs(15);
+/// The most that is kept of a reply or an error text, in bytes.
+pub const MAX_DETAIL: usize = 512;
 /// How often a consumer says that it still works on its entries.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 
@@ -23,15 +25,27 @@ pub struct EntryKey {
     pub id: Arc<str>,
 }
 
+/// Cuts a text to [`MAX_DETAIL`] bytes, between two characters.
+pub(crate) fn bounded(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_DETAIL)]
+}
+
 impl EntryKey {
     /// A new entry for an intake, with an id that was never used.
     pub fn new(intake: impl Into<Arc<str>>) -> Self {
-        Self { intake: intake.into(), id: ulid::Ulid::new().to_string().into() }
+        Self {
+            intake: intake.into(),
+            id: ulid::Ulid::generate().to_string().into(),
+        }
     }
 }
 
 /// What a worker must know of a message to make and deliver its copy.
+///
+/// Stored as JSON. A field that an older version did not write reads as its default, one that a newer version added is
+/// passed over, so that two versions can share a queue during an upgrade.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct EntryMeta {
     /// The message's id in the mail log.
     pub mid: u64,
@@ -127,6 +141,27 @@ pub enum End {
     Expired,
 }
 
+impl End {
+    /// The name of its counter.
+    pub fn counter(&self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::HardBounced { .. } => "hard_bounced",
+            Self::PossibleDelivery { .. } => "possible_delivery",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// The class and the text that go to the dead letters.
+    pub(crate) fn reason(&self) -> (&str, &str) {
+        match self {
+            Self::Delivered | Self::Expired => ("", ""),
+            Self::HardBounced { class, detail } => (class, bounded(detail)),
+            Self::PossibleDelivery { detail } => ("", bounded(detail)),
+        }
+    }
+}
+
 /// Why an entry is tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RetryReason {
@@ -134,6 +169,16 @@ pub enum RetryReason {
     SoftBounce(String),
     /// The final dot was sent and not answered.
     NoAnswer(String),
+}
+
+impl RetryReason {
+    /// The text, and whether the attempt may have reached the intake.
+    pub(crate) fn parts(&self) -> (&str, bool) {
+        match self {
+            Self::SoftBounce(text) => (bounded(text), false),
+            Self::NoAnswer(text) => (bounded(text), true),
+        }
+    }
 }
 
 /// What one round of housekeeping did.
@@ -178,6 +223,29 @@ pub struct Stats {
     pub soft_bounced: u64,
     /// Entries forgotten before commit.
     pub aborted: u64,
+}
+
+/// What stays of an entry that ended undelivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The entry.
+    pub key: EntryKey,
+    /// How it ended: `hard_bounced`, `possible_delivery` or `expired`.
+    pub end: String,
+    /// Which kind of hard bounce; empty for other ends.
+    pub class: String,
+    /// The intake's last reply or the last error, at most [`MAX_DETAIL`] bytes.
+    pub detail: String,
+    /// Attempts that counted.
+    pub attempts: u32,
+    /// Size of the body in bytes.
+    pub size: u64,
+    /// When it ended, Unix milliseconds by the queue's clock.
+    pub ended_ms: u64,
+    /// How long the body is kept from then on, if it is.
+    pub retain: Option<Duration>,
+    /// What a worker had to know of it; `None` when that was gone before the entry was ended.
+    pub meta: Option<EntryMeta>,
 }
 
 /// The kinds of ids in the mail log.

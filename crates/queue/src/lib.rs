@@ -1,34 +1,83 @@
 //! The journal queue: holds the copies between the moment a message is relayed and the moment its copy is delivered.
-//! (The invariants stand here; see the helper's text below.)
+//!
+//! It exists so that the sender's `250` depends on nothing slower than a store in memory or Redis, and so that every copy
+//! ends in exactly one counted outcome, whichever process dies in between.
+//!
+//! An entry is one copy of one message for one intake:
+//!
+//! ```text
+//! write_chunk* ─▶ prepare ─▶ commit ─▶ ready ─▶ claim ─▶ in flight ─▶ complete ─▶ done (Delivered, HardBounced,
+//!                    │         ▲         ▲                  │ │ │              PossibleDelivery, Expired)
+//!                    ├─ abort  │         ├──── release ─────┘ │ │
+//!                    └─ sweep ─┘         ├─ no heartbeat ─────┘ │
+//!                     (in doubt)         └─ sweep ◀─ waiting ◀──┘ retry
+//! ```
+//!
+//! What always holds, for both implementations (`tests/conformance.rs` runs one suite on each, `tests/model.rs` random
+//! interleavings and crashes against a model):
+//!
+//! 1. Every committed entry is in exactly one of *ready*, *in flight*, *waiting for retry*, *done*.
+//! 2. Counters are exact: they change in the same atomic step as the state. Ends plus active entries are the commits.
+//! 3. A claim is one hand-out to one consumer. Once the entry has passed on, the old claim changes nothing: `complete`
+//!    and `retry` answer `false`, `heartbeat` and `release` do nothing.
+//! 4. An entry whose worker is gone is handed out again: [`ABANDONED_AFTER`] after its last heartbeat, plus at most a
+//!    second until somebody claims or sweeps.
+//! 5. A prepared entry that nobody commits or aborts is committed by `sweep` after its deadline, marked *in doubt*:
+//!    a copy too many can be recognised, a missing one cannot.
+//! 6. A delivered or aborted entry leaves nothing but counters. Of one that ended otherwise its metadata stays among the
+//!    dead letters (a bounded list), and its body only when [`NewEntry::retain`] asks for it, and only so long.
+//! 7. Nothing outlives its lifetime (and retention) by more than the grace, whatever died: bodies carry a TTL. An entry
+//!    whose body is gone ends as expired and is counted; it never blocks others.
+//! 8. An entry keeps its place in the order of commits until it ends: given back, abandoned or due for a retry, it goes
+//!    before what was never claimed.
+//!
+//! Every step may be repeated after [`QueueError::Unavailable`], which says that its effect is unknown. A repeated
+//! `complete` or `retry` that had worked answers `false`; a repeated `commit` whose entry has ended in the meantime
+//! answers [`QueueError::Unknown`], as does one whose entry was lost, so that a loss never looks like success.
 
+mod doorbell;
 pub mod entry;
+mod ids;
+mod memory;
+mod streams;
 
 pub use entry::*;
+pub use ids::{DEFAULT_BLOCK, IdSource};
+pub use memory::{MemoryOptions, MemoryQueue};
+pub use streams::{RedisOptions, RedisQueue};
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-/// See the module's text.
+/// The queue as ingress, workers and commands see it. The crate's text says what always holds.
 #[async_trait]
 pub trait JournalQueue: Send + Sync + 'static {
     /// Stores one chunk of a body that is still arriving. Chunks of an entry are numbered from 0 without gaps, each
-    /// at most [`MAX_CHUNK`] bytes. Until `prepare`, nothing but this body exists and it expires by itself.
+    /// at most [`MAX_CHUNK`] bytes (else [`QueueError::Full`]). Until `prepare`, nothing but this body exists and it
+    /// expires by itself.
     async fn write_chunk(&self, entry: &EntryKey, index: u32, chunk: Bytes) -> Result<(), QueueError>;
 
-    /// Makes the entry durable and *prepared*: not yet deliverable, in doubt after `entry.deadline`.
+    /// Makes the entry durable and *prepared*: not yet deliverable, in doubt after `entry.in_doubt_after`.
     /// `rest` are the chunks from `first_index` on that were not written before. One round trip.
+    ///
+    /// Fails with [`QueueError::Unknown`] when the chunks do not add up to `entry.size`, for instance because the
+    /// earlier ones have expired.
     async fn prepare(&self, entry: NewEntry, first_index: u32, rest: Vec<Bytes>) -> Result<(), QueueError>;
 
     /// Makes prepared entries ready for delivery; their lifetime starts now. Safe to repeat.
+    ///
+    /// All that exist are committed, even when the answer is [`QueueError::Unknown`] for another.
     async fn commit(&self, entries: &[EntryKey]) -> Result<(), QueueError>;
 
     /// Forgets entries that were not committed, prepared or still being written. Safe to repeat.
     async fn abort(&self, entries: &[EntryKey]) -> Result<(), QueueError>;
 
-    /// Takes up to `max` ready entries of one intake for `consumer`, abandoned ones of other consumers first.
+    /// Takes up to `max` ready entries of one intake for `consumer`, given-back and abandoned ones first.
     /// Entries whose lifetime is over are expired on the way and not returned.
+    ///
+    /// `consumer` must be unique to the process (a pod's name and a nonce) and not in parentheses.
     async fn claim(&self, intake: &str, consumer: &str, max: usize) -> Result<Vec<Claimed>, QueueError>;
 
     /// Says that `consumer` still works on these; without it another consumer takes them over after [`ABANDONED_AFTER`].
@@ -37,8 +86,15 @@ pub trait JournalQueue: Send + Sync + 'static {
     /// Ends an entry. `Ok(false)`: it was not this consumer's any more; nothing was counted.
     async fn complete(&self, consumer: &str, claimed: &ClaimRef, end: End) -> Result<bool, QueueError>;
 
-    /// Puts an entry back to be tried again after `delay` (counts a soft bounce and one attempt).
-    async fn retry(&self, consumer: &str, claimed: &ClaimRef, delay: Duration, why: RetryReason) -> Result<bool, QueueError>;
+    /// Puts an entry back to be tried again after `delay` (counts a soft bounce and one attempt). `Ok(false)` as in
+    /// `complete`. The first `sweep` after `delay` makes it ready.
+    async fn retry(
+        &self,
+        consumer: &str,
+        claimed: &ClaimRef,
+        delay: Duration,
+        why: RetryReason,
+    ) -> Result<bool, QueueError>;
 
     /// Gives entries back at once, as if they had never been claimed: no attempt is counted.
     async fn release(&self, consumer: &str, claimed: &[ClaimRef]) -> Result<(), QueueError>;
@@ -61,4 +117,14 @@ pub trait JournalQueue: Send + Sync + 'static {
 
     /// Fails with the reason when the queue cannot take entries now. For readiness.
     async fn check(&self) -> Result<(), QueueError>;
+}
+
+/// What became of entries that ended undelivered.
+#[async_trait]
+pub trait DeadLetters: Send + Sync + 'static {
+    /// The newest dead letters of an intake, newest first, at most `max`.
+    async fn dead_letters(&self, intake: &str, max: usize) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// The retained body of a dead letter; [`QueueError::Unknown`] when it was not retained or its time is over.
+    async fn dead_body(&self, entry: &EntryKey) -> Result<Vec<Bytes>, QueueError>;
 }

@@ -1,0 +1,119 @@
+-- Shared head of every script: it is put before each of them, so that a rule is written once.
+--
+-- KEYS (all scripts, one hash slot each lane: tdc:{intake}:…)
+--   1 ready     stream, group "workers": one entry {id, exp} for each committed copy that has not ended
+--   2 retry     sorted set, "sid:id" by due time: the entries that wait for a retry
+--   3 prepared  sorted set, id by deadline: stored, not committed
+--   4 expiry    sorted set, "sid:id" by end of lifetime: the same entries as in `ready`
+--   5 counters  hash of integers that only grow
+--   6 dead      stream of the metadata of copies that ended undelivered, bounded
+--   7 body      prefix of the bodies' keys; a body is a hash: m = metadata, 0.. = chunks, and its state:
+--               st     p prepared, c committed, d ended and retained; absent while it is being written
+--               n, sz  chunks, bytes        life, ret  lifetime and retention in ms
+--               exp    end of its lifetime  sid        its entry in `ready`
+--               at     attempts that count  dbt, pd    in doubt; an attempt may have arrived
+--               err    why the last attempt failed
+-- ARGV (all scripts)
+--   1 dead_max  about how many dead letters stay
+--   2 grace     ms that a body may outlive its entry's lifetime
+--
+-- Always true: a committed entry stays at its place in `ready` until it ends. Undelivered or held by "(released)" it is
+-- ready; held by "(waiting)" it is also in `retry`; held by any other consumer it is in flight. The clock is Redis's.
+
+local READY, RETRY, PREPARED, EXPIRY, COUNTERS, DEAD, BODY = unpack(KEYS)
+local DEAD_MAX, GRACE = ARGV[1], tonumber(ARGV[2])
+local GROUP, RELEASED, WAITING, WAKE = 'workers', '(released)', '(waiting)', 'tdc:wake'
+
+local clock = redis.call('TIME')
+local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+-- Who holds a stream entry, and how many times it was handed out; nil when nobody does.
+local function holder(sid)
+  local rows = redis.pcall('XPENDING', READY, GROUP, sid, sid, 1)
+  if rows[1] then return rows[1][2], rows[1][4] end
+end
+
+-- A claim is one hand-out to one consumer: both must match, else somebody else has had the entry since.
+local function holds(consumer, sid, deliveries)
+  local who, times = holder(sid)
+  return who == consumer and times == tonumber(deliveries)
+end
+
+-- Passes a held entry to a consumer that stands for a state. JUSTID leaves the number of hand-outs alone.
+local function pass(to, sid)
+  redis.call('XCLAIM', READY, GROUP, to, 0, sid, 'JUSTID')
+end
+
+local function parse(member)
+  local colon = string.find(member, ':', 1, true)
+  return string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
+end
+
+-- Ends an entry: out of every index, counted, and (unless delivered) among the dead letters, in this one step.
+local function finish(sid, id, field, class, detail)
+  redis.call('XACK', READY, GROUP, sid)
+  redis.call('XDEL', READY, sid)
+  redis.call('ZREM', RETRY, sid .. ':' .. id)
+  redis.call('ZREM', EXPIRY, sid .. ':' .. id)
+  redis.call('HINCRBY', COUNTERS, field, 1)
+  local body = BODY .. id
+  if field == 'delivered' then
+    redis.call('UNLINK', body)
+    return
+  end
+  local s = redis.call('HMGET', body, 'm', 'at', 'sz', 'ret', 'err', 'n')
+  local retain = tonumber(s[4] or 0)
+  if detail == '' then detail = s[5] or '' end
+  if not s[6] then detail, retain = 'its body was gone', 0 end
+  redis.call('XADD', DEAD, 'MAXLEN', '~', DEAD_MAX, '*', 'id', id, 'end', field, 'class', class, 'detail', detail,
+    'attempts', s[2] or 0, 'size', s[3] or 0, 'retain', retain, 'm', s[1] or '')
+  if retain > 0 then
+    redis.call('HSET', body, 'st', 'd')
+    redis.call('PEXPIRE', body, retain)
+  else
+    redis.call('UNLINK', body)
+  end
+end
+
+-- Makes a prepared entry ready. Returns 1, 0 when it was committed before, -1 when there is no such entry.
+local function commit(id, in_doubt)
+  local body = BODY .. id
+  local s = redis.call('HMGET', body, 'st', 'life', 'ret')
+  if not s[1] then return -1 end
+  if s[1] ~= 'p' then return 0 end
+  local life = tonumber(s[2])
+  if redis.call('EXISTS', READY) == 0 then
+    redis.call('XGROUP', 'CREATE', READY, GROUP, '0', 'MKSTREAM')
+  end
+  local sid = redis.call('XADD', READY, '*', 'id', id, 'exp', NOW + life)
+  redis.call('HSET', body, 'st', 'c', 'exp', NOW + life, 'sid', sid)
+  redis.call('PEXPIRE', body, life + GRACE + tonumber(s[3]))
+  redis.call('ZREM', PREPARED, id)
+  redis.call('ZADD', EXPIRY, NOW + life, sid .. ':' .. id)
+  redis.call('HINCRBY', COUNTERS, 'committed', 1)
+  if in_doubt then
+    redis.call('HSET', body, 'dbt', 1)
+    redis.call('HINCRBY', COUNTERS, 'in_doubt', 1)
+  end
+  redis.call('PUBLISH', WAKE, '')
+  return 1
+end
+
+-- Makes ready what a consumer has held for `takeover` ms without a heartbeat; looks at most once in `every` ms.
+local function reclaim(takeover, every)
+  local last = tonumber(redis.call('HGET', COUNTERS, 'scanned') or 0)
+  if last <= NOW and NOW - last < every then return end
+  redis.call('HSET', COUNTERS, 'scanned', NOW)
+  local moved = 0
+  for _, row in ipairs(redis.call('XPENDING', READY, GROUP)[4] or {}) do
+    local who = row[1]
+    if who ~= RELEASED and who ~= WAITING then
+      for _, held in ipairs(redis.call('XPENDING', READY, GROUP, 'IDLE', takeover, '-', '+', 1000, who)) do
+        pass(RELEASED, held[1])
+        moved = moved + 1
+      end
+    end
+  end
+  if moved > 0 then redis.call('PUBLISH', WAKE, '') end
+end
+

@@ -1,0 +1,86 @@
+//! The doorbell: wakes those who wait for work.
+//!
+//! A ring is a hint and may be lost between processes, so nobody waits longer than [`POLL`]. Within a process none is
+//! lost: who comes to wait just after a ring is let through, for his look at the queue may have been older than it.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
+
+/// The longest wait: the safety net under rings that were lost on their way.
+const POLL: Duration = Duration::from_secs(1);
+/// A ring this young may be younger than the waiter's last look at the queue.
+const RECENT: Duration = Duration::from_millis(50);
+/// How long a waiter who comes just after a ring sleeps all the same, so that it does not spin.
+const PAUSE: Duration = Duration::from_millis(5);
+
+#[derive(Debug, Default)]
+pub(crate) struct Doorbell {
+    notify: Notify,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Doorbell {
+    /// Wakes everybody who waits.
+    pub(crate) fn ring(&self) {
+        *self.last() = Some(Instant::now());
+        self.notify.notify_waiters();
+    }
+
+    /// Returns at the next ring, or after `at_most` or [`POLL`], whichever comes first.
+    pub(crate) async fn wait(&self, at_most: Duration) {
+        let ring = self.notify.notified();
+        let limit = at_most.min(POLL);
+        let recent = self.last().is_some_and(|last| last.elapsed() < RECENT);
+        if recent {
+            sleep(limit.min(PAUSE)).await;
+        } else {
+            // Elapsed is as good an answer as a ring.
+            let _ = timeout(limit, ring).await;
+        }
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        // A panic while it is held leaves an Instant that is old or new; both are fine.
+        self.last
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn waits() {
+        let bell = Arc::new(Doorbell::default());
+        let began = Instant::now();
+        bell.wait(Duration::from_millis(300)).await;
+        assert_eq!(began.elapsed().as_millis(), 300, "no ring: as long as was asked");
+
+        let began = Instant::now();
+        bell.wait(Duration::from_secs(9)).await;
+        assert_eq!(began.elapsed(), POLL, "no ring: never longer than the safety net");
+
+        let ringer = Arc::clone(&bell);
+        let began = Instant::now();
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(100)).await;
+            ringer.ring();
+        });
+        bell.wait(Duration::from_secs(1)).await;
+        assert_eq!(began.elapsed().as_millis(), 100, "a ring ends the wait");
+
+        let began = Instant::now();
+        bell.wait(Duration::from_secs(1)).await;
+        assert!(
+            began.elapsed() <= PAUSE + Duration::from_millis(1),
+            "a ring just before the wait is not lost"
+        );
+    }
+}

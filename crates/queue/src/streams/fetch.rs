@@ -1,0 +1,213 @@
+//! Reading bodies and metadata back.
+//!
+//! The claim is made before the body is read. What cannot be read afterwards is given back or ended here, so that no
+//! entry is left in the hands of a worker that never heard of it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::Value;
+use tracing::warn;
+
+use super::script::body;
+use super::{RedisQueue, read};
+use crate::entry::{ClaimRef, Claimed, DeadLetter, End, EntryKey, EntryMeta};
+use crate::{JournalQueue, QueueError};
+
+/// One row of the claim script's answer.
+struct Handed {
+    claim: ClaimRef,
+    chunks: u32,
+    attempts: u32,
+    remaining: Duration,
+    age: Duration,
+    in_doubt: bool,
+    possible_delivery: bool,
+}
+
+impl Handed {
+    fn new(intake: &str, row: [Value; 9]) -> Result<Self, QueueError> {
+        let [
+            sid,
+            id,
+            deliveries,
+            chunks,
+            attempts,
+            remaining,
+            age,
+            in_doubt,
+            possible,
+        ] = row;
+        let (sid, id): (String, String) = (read(sid)?, read(id)?);
+        let deliveries: u64 = read(deliveries)?;
+        Ok(Self {
+            claim: ClaimRef {
+                key: EntryKey {
+                    intake: intake.into(),
+                    id: id.into(),
+                },
+                token: format!("{sid}#{deliveries}").into(),
+            },
+            chunks: read(chunks)?,
+            attempts: read(attempts)?,
+            remaining: Duration::from_millis(read(remaining)?),
+            age: Duration::from_millis(read(age)?),
+            in_doubt: read(in_doubt)?,
+            possible_delivery: read(possible)?,
+        })
+    }
+
+    fn into_claimed(self, meta: EntryMeta, body: Vec<Bytes>) -> Claimed {
+        let Self {
+            claim,
+            chunks: _,
+            attempts,
+            remaining,
+            age,
+            in_doubt,
+            possible_delivery,
+        } = self;
+        Claimed {
+            claim,
+            meta,
+            body,
+            attempts,
+            remaining,
+            age,
+            in_doubt,
+            possible_delivery,
+        }
+    }
+}
+
+impl RedisQueue {
+    /// Reads what belongs to claimed entries, in one pipeline.
+    pub(super) async fn fetch_claimed(
+        &self,
+        intake: &str,
+        consumer: &str,
+        rows: Vec<[Value; 9]>,
+    ) -> Result<Vec<Claimed>, QueueError> {
+        let handed = rows
+            .into_iter()
+            .map(|row| Handed::new(intake, row))
+            .collect::<Result<Vec<_>, QueueError>>()?;
+        if handed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for entry in &handed {
+            let stored = body(intake, &entry.claim.key.id);
+            pipe.cmd("HGET").arg(&stored).arg("m");
+            for index in 0..entry.chunks {
+                pipe.cmd("HGET").arg(&stored).arg(index);
+            }
+        }
+        let replies = match self.bodies.run(&mut pipe).await {
+            Ok(replies) => replies,
+            Err(error) => {
+                let claims: Vec<ClaimRef> = handed.into_iter().map(|entry| entry.claim).collect();
+                // If this fails too, the claims pass on after the takeover time.
+                let _ = self.release(consumer, &claims).await;
+                return Err(error);
+            }
+        };
+        let mut replies = replies.into_iter();
+        let mut claimed = Vec::with_capacity(handed.len());
+        for entry in handed {
+            let meta: Option<Bytes> = read(replies.next().unwrap_or(Value::Nil))?;
+            let chunks: Option<Vec<Bytes>> = read(Value::Array(
+                replies.by_ref().take(entry.chunks as usize).collect(),
+            ))
+            .ok();
+            let meta = meta.as_deref().map(serde_json::from_slice::<EntryMeta>);
+            match (meta, chunks) {
+                (Some(Ok(meta)), Some(body)) => claimed.push(entry.into_claimed(meta, body)),
+                (Some(Err(error)), Some(_)) => self.give_up(consumer, &entry.claim, &error.to_string()).await,
+                // Its TTL ended it between the claim and now.
+                (None, _) | (_, None) => {
+                    let _ = self.complete(consumer, &entry.claim, End::Expired).await;
+                }
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Ends an entry that no version of this code could deliver.
+    async fn give_up(&self, consumer: &str, claim: &ClaimRef, error: &str) {
+        warn!(
+            id = &*claim.key.id,
+            intake = &*claim.key.intake,
+            error,
+            "An entry's metadata is unreadable; it ends."
+        );
+        let detail = format!("its metadata is unreadable: {error}");
+        // If this fails, the claim passes on and the next consumer does the same.
+        let _ = self
+            .complete(
+                consumer,
+                claim,
+                End::HardBounced {
+                    class: "other",
+                    detail,
+                },
+            )
+            .await;
+    }
+
+    /// Reads the body of an entry that ended and was retained.
+    pub(super) async fn fetch_dead(&self, entry: &EntryKey) -> Result<Vec<Bytes>, QueueError> {
+        let stored = body(&entry.intake, &entry.id);
+        let mut cmd = redis::cmd("HMGET");
+        cmd.arg(&stored).arg("st").arg("n");
+        let (state, chunks): (Option<String>, Option<u32>) = read(self.control.one(cmd).await?)?;
+        let gone = || QueueError::Unknown(format!("{}: its body was not retained, or not so long", entry.id));
+        let (Some("d"), Some(chunks)) = (state.as_deref(), chunks) else {
+            return Err(gone());
+        };
+        if chunks == 0 {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for index in 0..chunks {
+            pipe.cmd("HGET").arg(&stored).arg(index);
+        }
+        let replies = self.bodies.run(&mut pipe).await?;
+        read(Value::Array(replies)).map_err(|_| gone())
+    }
+}
+
+/// Reads one entry of the dead-letter stream.
+pub(super) fn dead_letter(
+    intake: &str,
+    sid: &str,
+    fields: &HashMap<String, Bytes>,
+) -> Result<DeadLetter, QueueError> {
+    let text = |name: &str| {
+        let bytes = fields.get(name).map(|bytes| bytes.as_ref()).unwrap_or_default();
+        String::from_utf8_lossy(bytes).into_owned()
+    };
+    let number = |name: &str| {
+        let value = text(name);
+        value
+            .parse::<u64>()
+            .map_err(|_| QueueError::Corrupt(format!("dead letter {sid}: {name} is {value:?}")))
+    };
+    let ended_ms = sid.split('-').next().and_then(|ms| ms.parse().ok());
+    let retain = number("retain")?;
+    Ok(DeadLetter {
+        key: EntryKey {
+            intake: intake.into(),
+            id: text("id").into(),
+        },
+        end: text("end"),
+        class: text("class"),
+        detail: text("detail"),
+        attempts: u32::try_from(number("attempts")?).unwrap_or(u32::MAX),
+        size: number("size")?,
+        ended_ms: ended_ms.ok_or_else(|| QueueError::Corrupt(format!("dead letter {sid}: its id")))?,
+        retain: (retain > 0).then(|| Duration::from_millis(retain)),
+        meta: fields.get("m").and_then(|json| serde_json::from_slice(json).ok()),
+    })
+}

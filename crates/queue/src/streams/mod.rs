@@ -1,0 +1,379 @@
+//! The queue in Redis Streams: shared by all processes, as durable as the Redis is.
+//!
+//! Each step is one script, and so one atomic change and one round trip; `lua/common.lua` describes the keys. Bodies
+//! travel as plain commands on a connection of their own, so that a large one never holds up a heartbeat. A body reaches
+//! Redis before the script that makes it an entry, and carries a TTL from its first chunk on: whatever dies in between
+//! leaves nothing behind. Nobody blocks in Redis: workers wait for the doorbell.
+
+mod bell;
+mod fetch;
+mod link;
+mod options;
+mod script;
+mod server;
+
+pub use options::RedisOptions;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use redis::{Cmd, FromRedisValue, Pipeline, Value};
+use tokio::task::JoinHandle;
+
+use self::link::Link;
+use self::options::millis;
+use self::script::{body, call, call_each, key};
+use crate::doorbell::Doorbell;
+use crate::entry::{
+    ClaimRef, Claimed, End, EntryKey, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep,
+};
+use crate::{DeadLetter, DeadLetters, JournalQueue, QueueError};
+
+/// The intakes that have or had entries.
+const INTAKES: &str = "tdc:intakes";
+/// The last number handed out of each series.
+const IDS: &str = "tdc:ids";
+/// What one round of the sweep script does of each kind, at most: milliseconds of Redis's time.
+const BATCH: u64 = 256;
+/// Rounds of one sweep.
+const ROUNDS: usize = 40;
+/// A consumer that holds nothing and was not seen for this long is forgotten.
+const CONSUMER_IDLE: Duration = Duration::from_secs(3600);
+/// A body larger than this goes over the bodies' connection.
+const SMALL: usize = 64 * 1024;
+
+/// A [`JournalQueue`] in Redis 7.0 or newer, or Valkey.
+#[derive(Debug)]
+pub struct RedisQueue {
+    /// For everything that is small.
+    control: Link,
+    /// For bodies.
+    bodies: Link,
+    options: RedisOptions,
+    bell: Arc<Doorbell>,
+    listener: JoinHandle<()>,
+}
+
+impl RedisQueue {
+    /// Connects and checks that the server can be trusted with copies.
+    ///
+    /// From then on connections are made anew by themselves.
+    ///
+    /// # Errors
+    /// [`QueueError::Unsafe`] when the URL or the server's settings are unusable (older than 7.0, a `maxmemory-policy`
+    /// other than `noeviction`, a cluster); it says what to set. [`QueueError::Unavailable`] when the server does not
+    /// answer within `options.command_timeout` or is a replica; trying again may help.
+    pub async fn connect(url: &str, options: RedisOptions) -> Result<Self, QueueError> {
+        let client = server::client(url, &options)?;
+        server::inspect(&client, options.command_timeout).await?;
+        let control = Link::new(&client, options.command_timeout)?;
+        let bodies = Link::new(&client, options.body_timeout)?;
+        let bell = Arc::new(Doorbell::default());
+        let listener = tokio::spawn(bell::listen(client, Arc::clone(&bell)));
+        Ok(Self {
+            control,
+            bodies,
+            options,
+            bell,
+            listener,
+        })
+    }
+
+    /// Runs a script once for each intake among `items`, in one pipeline; the replies with their items.
+    async fn each_intake<'a>(
+        &self,
+        items: impl Iterator<Item = (&'a str, &'a str)>,
+        build: impl Fn(&str, &[&'a str]) -> Cmd,
+    ) -> Result<Vec<(Vec<&'a str>, Value)>, QueueError> {
+        let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (intake, item) in items {
+            groups.entry(intake).or_default().push(item);
+        }
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for (intake, group) in &groups {
+            pipe.add_command(build(intake, group));
+        }
+        let replies = self.control.run(&mut pipe).await?;
+        Ok(groups.into_values().zip(replies).collect())
+    }
+
+    /// Passes claims to a script that takes a consumer and pairs of stream id and hand-outs.
+    async fn each_claim(
+        &self,
+        script: &script::Script,
+        consumer: &str,
+        claimed: &[ClaimRef],
+    ) -> Result<(), QueueError> {
+        let items = claimed.iter().map(|claim| (&*claim.key.intake, &*claim.token));
+        self.each_intake(items, |intake, tokens| {
+            let mut cmd = call(script, intake, &self.options);
+            cmd.arg(consumer);
+            for (sid, deliveries) in tokens.iter().filter_map(|token| token.split_once('#')) {
+                cmd.arg(sid).arg(deliveries);
+            }
+            cmd
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The start of a call that ends or puts back one claim; `None` when the token is not one of ours.
+    fn claim_call(&self, script: &script::Script, consumer: &str, claimed: &ClaimRef) -> Option<Cmd> {
+        let (sid, deliveries) = claimed.token.split_once('#')?;
+        let mut cmd = call(script, &claimed.key.intake, &self.options);
+        cmd.arg(consumer).arg(sid).arg(deliveries).arg(&*claimed.key.id);
+        Some(cmd)
+    }
+}
+
+impl Drop for RedisQueue {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+#[async_trait]
+impl JournalQueue for RedisQueue {
+    async fn write_chunk(&self, entry: &EntryKey, index: u32, chunk: Bytes) -> Result<(), QueueError> {
+        let mut pipe = redis::pipe();
+        add_chunk(&mut pipe, &body(&entry.intake, &entry.id), index, &chunk)?;
+        pipe.cmd("PEXPIRE")
+            .arg(body(&entry.intake, &entry.id))
+            .arg(millis(self.options.write_ttl));
+        self.bodies.run(&mut pipe).await?;
+        Ok(())
+    }
+
+    async fn prepare(&self, entry: NewEntry, first_index: u32, rest: Vec<Bytes>) -> Result<(), QueueError> {
+        let NewEntry {
+            key: name,
+            meta,
+            size,
+            lifetime,
+            in_doubt_after,
+            retain,
+        } = entry;
+        let meta = serde_json::to_vec(&meta).map_err(|e| QueueError::Corrupt(format!("metadata: {e}")))?;
+        let stored = body(&name.intake, &name.id);
+        let mut pipe = redis::pipe();
+        pipe.cmd("SADD").arg(INTAKES).arg(&*name.intake);
+        pipe.cmd("HSET").arg(&stored).arg("m").arg(meta);
+        // Repeated after an answer was lost, it must not shorten the TTL of a prepared entry.
+        pipe.cmd("PEXPIRE")
+            .arg(&stored)
+            .arg(millis(self.options.write_ttl))
+            .arg("NX");
+        let mut index = first_index;
+        for chunk in &rest {
+            add_chunk(&mut pipe, &stored, index, chunk)?;
+            index += 1;
+        }
+        let mut prepare = call(&script::PREPARE, &name.intake, &self.options);
+        prepare.arg(&*name.id).arg(index).arg(size);
+        prepare
+            .arg(millis(in_doubt_after))
+            .arg(millis(lifetime))
+            .arg(millis(retain.unwrap_or_default()));
+        pipe.add_command(prepare);
+        let large = rest.iter().map(Bytes::len).sum::<usize>() > SMALL;
+        let link = if large { &self.bodies } else { &self.control };
+        match link.run(&mut pipe).await?.pop() {
+            Some(Value::Int(0 | 1)) => Ok(()),
+            Some(Value::Int(-1)) => Err(QueueError::Unknown(format!(
+                "{}: chunks of its body are missing",
+                name.id
+            ))),
+            other => Err(QueueError::Corrupt(format!("PREPARE answered {other:?}"))),
+        }
+    }
+
+    async fn commit(&self, entries: &[EntryKey]) -> Result<(), QueueError> {
+        let items = entries.iter().map(|entry| (&*entry.intake, &*entry.id));
+        let replies = self
+            .each_intake(items, |intake, ids| {
+                call_each(&script::COMMIT, intake, &self.options, ids)
+            })
+            .await?;
+        for (ids, reply) in replies {
+            let results: Vec<i64> = read(reply)?;
+            if let Some((id, _)) = ids.iter().zip(results).find(|(_, result)| *result < 0) {
+                return Err(QueueError::Unknown((*id).to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    async fn abort(&self, entries: &[EntryKey]) -> Result<(), QueueError> {
+        let items = entries.iter().map(|entry| (&*entry.intake, &*entry.id));
+        self.each_intake(items, |intake, ids| {
+            call_each(&script::ABORT, intake, &self.options, ids)
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn claim(&self, intake: &str, consumer: &str, max: usize) -> Result<Vec<Claimed>, QueueError> {
+        if max == 0 {
+            return Ok(Vec::new());
+        }
+        let options = &self.options;
+        let mut cmd = call(&script::CLAIM, intake, options);
+        cmd.arg(consumer).arg(max).arg(options.claim_bytes);
+        cmd.arg(millis(options.takeover)).arg(millis(options.scan_every));
+        let rows: Vec<[Value; 9]> = read(self.control.one(cmd).await?)?;
+        self.fetch_claimed(intake, consumer, rows).await
+    }
+
+    async fn heartbeat(&self, consumer: &str, claimed: &[ClaimRef]) -> Result<(), QueueError> {
+        self.each_claim(&script::HEARTBEAT, consumer, claimed).await
+    }
+
+    async fn complete(&self, consumer: &str, claimed: &ClaimRef, end: End) -> Result<bool, QueueError> {
+        let Some(mut cmd) = self.claim_call(&script::COMPLETE, consumer, claimed) else {
+            return Ok(false);
+        };
+        let (class, detail) = end.reason();
+        cmd.arg(end.counter()).arg(class).arg(detail);
+        read(self.control.one(cmd).await?)
+    }
+
+    async fn retry(
+        &self,
+        consumer: &str,
+        claimed: &ClaimRef,
+        delay: Duration,
+        why: RetryReason,
+    ) -> Result<bool, QueueError> {
+        let Some(mut cmd) = self.claim_call(&script::RETRY, consumer, claimed) else {
+            return Ok(false);
+        };
+        let (detail, possible) = why.parts();
+        cmd.arg(millis(delay)).arg(i32::from(possible)).arg(detail);
+        read(self.control.one(cmd).await?)
+    }
+
+    async fn release(&self, consumer: &str, claimed: &[ClaimRef]) -> Result<(), QueueError> {
+        self.each_claim(&script::RELEASE, consumer, claimed).await
+    }
+
+    async fn sweep(&self, intake: &str) -> Result<Sweep, QueueError> {
+        let options = &self.options;
+        let mut done = Sweep::default();
+        for _ in 0..ROUNDS {
+            let mut cmd = call(&script::SWEEP, intake, options);
+            cmd.arg(millis(options.takeover)).arg(millis(options.scan_every));
+            cmd.arg(BATCH).arg(millis(CONSUMER_IDLE));
+            let [promoted, in_doubt, expired]: [u64; 3] = read(self.control.one(cmd).await?)?;
+            done.promoted += promoted;
+            done.committed_in_doubt += in_doubt;
+            done.expired += expired;
+            if promoted.max(in_doubt).max(expired) < BATCH {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    async fn stats(&self, intake: &str) -> Result<Stats, QueueError> {
+        let reply = self
+            .control
+            .one(call(&script::STATS, intake, &self.options))
+            .await?;
+        let [ready, in_flight, retrying, prepared, oldest, counters]: [Value; 6] = read(reply)?;
+        let (ready, in_flight, retrying): (u64, u64, u64) = (read(ready)?, read(in_flight)?, read(retrying)?);
+        let counters: HashMap<String, u64> = read(counters)?;
+        let counter = |name: &str| counters.get(name).copied().unwrap_or(0);
+        Ok(Stats {
+            ready,
+            in_flight,
+            retrying,
+            prepared: read(prepared)?,
+            oldest: Duration::from_millis(read(oldest)?),
+            active_recipients: ready + in_flight + retrying,
+            committed: counter("committed"),
+            in_doubt: counter("in_doubt"),
+            delivered: counter("delivered"),
+            hard_bounced: counter("hard_bounced"),
+            possible_delivery: counter("possible_delivery"),
+            expired: counter("expired"),
+            soft_bounced: counter("soft_bounced"),
+            aborted: counter("aborted"),
+        })
+    }
+
+    async fn intakes(&self) -> Result<Vec<String>, QueueError> {
+        let mut cmd = redis::cmd("SMEMBERS");
+        cmd.arg(INTAKES);
+        let mut names: Vec<String> = read(self.control.one(cmd).await?)?;
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    async fn wait(&self, at_most: Duration) {
+        self.bell.wait(at_most).await;
+    }
+
+    async fn reserve_ids(&self, series: Series, count: u64) -> Result<u64, QueueError> {
+        let name = match series {
+            Series::Icid => "icid",
+            Series::Mid => "mid",
+            Series::Dcid => "dcid",
+        };
+        let count = count.max(1);
+        let mut cmd = redis::cmd("HINCRBY");
+        cmd.arg(IDS).arg(name).arg(count);
+        let last: u64 = read(self.control.one(cmd).await?)?;
+        Ok(last.saturating_sub(count) + 1)
+    }
+
+    /// Writes a field, as `prepare` would: a Redis that is full, read-only or cannot save says so.
+    async fn check(&self) -> Result<(), QueueError> {
+        let mut cmd = redis::cmd("HSET");
+        cmd.arg(IDS).arg("check").arg(0);
+        self.control.one(cmd).await?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl DeadLetters for RedisQueue {
+    async fn dead_letters(&self, intake: &str, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        let mut cmd = redis::cmd("XREVRANGE");
+        cmd.arg(key(intake, "dead"))
+            .arg("+")
+            .arg("-")
+            .arg("COUNT")
+            .arg(max);
+        let rows: Vec<(String, HashMap<String, Bytes>)> = read(self.control.one(cmd).await?)?;
+        rows.into_iter()
+            .map(|(sid, fields)| fetch::dead_letter(intake, &sid, &fields))
+            .collect()
+    }
+
+    async fn dead_body(&self, entry: &EntryKey) -> Result<Vec<Bytes>, QueueError> {
+        self.fetch_dead(entry).await
+    }
+}
+
+/// Adds the storing of one chunk to a pipeline.
+fn add_chunk(pipe: &mut Pipeline, stored: &str, index: u32, chunk: &Bytes) -> Result<(), QueueError> {
+    if chunk.len() > MAX_CHUNK {
+        return Err(QueueError::Full(format!(
+            "a chunk of {} bytes: at most {MAX_CHUNK} are taken",
+            chunk.len()
+        )));
+    }
+    pipe.cmd("HSET").arg(stored).arg(index).arg(&chunk[..]);
+    Ok(())
+}
+
+/// Reads a reply as what the script promises.
+fn read<T: FromRedisValue>(value: Value) -> Result<T, QueueError> {
+    T::from_redis_value(value).map_err(|error| QueueError::Corrupt(error.to_string()))
+}
