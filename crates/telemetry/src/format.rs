@@ -139,6 +139,17 @@ fn asyncos_level(level: Level) -> &'static str {
     }
 }
 
+/// Bytes of one text among the fields of an event; what is longer is cut, so that a line of JSON stays whole.
+const MAX_FIELD: usize = 2048;
+
+fn bounded(mut text: String) -> String {
+    if text.len() > MAX_FIELD {
+        text.truncate(text.floor_char_boundary(MAX_FIELD));
+        text.push('…');
+    }
+    text
+}
+
 #[derive(Default)]
 struct JsonFields(serde_json::Map<String, serde_json::Value>);
 
@@ -175,13 +186,13 @@ impl Visit for JsonFields {
         self.put(field, value);
     }
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value);
+        self.put(field, bounded(value.to_owned()));
     }
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.put(field, chain(value));
+        self.put(field, bounded(chain(value)));
     }
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{value:?}"));
+        self.put(field, bounded(format!("{value:?}")));
     }
 }
 
@@ -289,6 +300,19 @@ mod tests {
         let time = line["timestamp"].as_str().unwrap();
         assert!(time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time}");
         assert!(line.get("trace_id").is_none(), "no trace, no id");
+    }
+
+    #[test]
+    fn a_long_field_is_cut_and_the_line_stays_whole() {
+        let long = "\"é".repeat(100_000);
+        let text = log(LogFormat::Json, || {
+            tracing::info!(shown = %long, debugged = ?long, text = long, end = true, "Long.");
+        });
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["end"], true);
+        for name in ["shown", "debugged", "text"] {
+            assert!(line[name].as_str().unwrap().ends_with('…'), "{name}");
+        }
     }
 
     #[test]

@@ -79,20 +79,20 @@ impl HealthState {
 impl Check {
     /// The condition holds.
     pub fn ok(&self) {
-        self.set(true, String::new());
+        self.set(true, "");
     }
 
     /// The condition does not hold; `reason` is for the operator: what is wrong, without addresses.
-    pub fn fail(&self, reason: impl Into<String>) {
-        self.set(false, reason.into());
+    pub fn fail(&self, reason: impl AsRef<str>) {
+        self.set(false, reason.as_ref());
     }
 
-    fn set(&self, ok: bool, reason: String) {
+    fn set(&self, ok: bool, reason: &str) {
         let changed = {
             let mut checks = self.state.lock();
             let check = &mut checks[self.index];
             let before = check.ok;
-            (check.ok, check.reason) = (ok, reason.clone());
+            (check.ok, check.reason) = (ok, reason.to_owned());
             (before != ok).then_some(check.name)
         };
         match (changed, ok) {

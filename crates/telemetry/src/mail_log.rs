@@ -42,19 +42,23 @@ impl MailLog {
             LogFormat::Json => output.line(json(event)),
             LogFormat::Asyncos => {
                 let time = ctime();
-                each_line(output, event, |line, text| {
-                    write!(line, "{time} {}: {text}", event.level())
-                });
+                // The original writes all of them at this level, bounces included.
+                each_line(output, event, |line, text| write!(line, "{time} Info: {text}"));
             }
             LogFormat::Text => {
                 let time = timestamp();
-                let level = if event.level() == "Info" { "INFO" } else { "WARN" };
+                let level = severity(event);
                 each_line(output, event, |line, text| {
                     write!(line, "{time} {level:>5} mail: {text}")
                 });
             }
         }
     }
+}
+
+/// The level as the program's own log calls it.
+fn severity(event: &MailEvent) -> &'static str {
+    if event.level() == "Info" { "INFO" } else { "WARN" }
 }
 
 /// An event may be several lines of AsyncOS.
@@ -74,10 +78,7 @@ fn each_line(
 fn json(event: &MailEvent) -> String {
     let mut line = Map::new();
     line.insert("timestamp".into(), timestamp().into());
-    line.insert(
-        "level".into(),
-        if event.level() == "Info" { "INFO" } else { "WARN" }.into(),
-    );
+    line.insert("level".into(), severity(event).into());
     line.insert("target".into(), "mail".into());
     line.insert("event".into(), event.name().into());
     for (name, value) in event.fields() {
@@ -92,4 +93,100 @@ fn json(event: &MailEvent) -> String {
         line.insert("span_id".into(), span.into());
     }
     Json::Object(line).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::MailLog;
+    use crate::format::LogFormat;
+    use crate::output::Output;
+    use crate::output::tests::Captured;
+    use std::time::Duration;
+    use tdc_core::maillog::MailEvent;
+
+    fn log(format: LogFormat, events: &[MailEvent]) -> String {
+        let captured = Captured::default();
+        let output = Output::start(captured.clone(), |_| String::new()).unwrap();
+        let mail_log = MailLog::new(format, output.clone());
+        for event in events {
+            mail_log.emit(event);
+        }
+        assert!(output.flush(Duration::from_secs(10)));
+        captured.text()
+    }
+
+    fn forged() -> MailEvent {
+        let message_id = "<a@b>\r\nTue Jan  6 15:03:18 2004 Info: MID 2 queued for delivery".into();
+        MailEvent::MessageId { mid: 1, message_id }
+    }
+
+    fn bounced() -> MailEvent {
+        MailEvent::NotJournaled {
+            mid: 7,
+            reason: "no queue".into(),
+        }
+    }
+
+    #[test]
+    fn json_has_the_fields_of_the_event() {
+        let text = log(
+            LogFormat::Json,
+            &[MailEvent::Closed { icid: 5 }, bounced(), forged()],
+        );
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines.len(), 3, "one event is one line: {text}");
+        for (line, event, level, field, value) in [
+            (&lines[0], "closed", "INFO", "icid", serde_json::json!(5)),
+            (&lines[1], "not_journaled", "WARN", "reason", "no queue".into()),
+            (&lines[2], "message_id", "INFO", "mid", 1.into()),
+        ] {
+            assert_eq!(
+                (&line["event"], &line["level"], &line["target"]),
+                (&event.into(), &level.into(), &"mail".into())
+            );
+            assert_eq!(line[field], value, "{event}");
+            assert!(line["timestamp"].as_str().unwrap().ends_with('Z'), "{event}");
+        }
+    }
+
+    #[test]
+    fn the_text_forms_frame_each_line() {
+        let text = log(
+            LogFormat::Asyncos,
+            &[MailEvent::Closed { icid: 5 }, bounced(), forged()],
+        );
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "nobody writes a line of his own: {text}");
+        for (line, rest) in lines.iter().zip([
+            "ICID 5 close",
+            "TDC: MID 7 not journaled",
+            "MID 1 Message-ID '<a@b>",
+        ]) {
+            // `Tue Jan  6 15:03:18 2004` has 24 characters.
+            let (time, text) = line.split_at(24);
+            assert!(
+                time.ends_with(|c: char| c.is_ascii_digit()) && time.as_bytes()[13] == b':',
+                "{line}"
+            );
+            assert!(text.starts_with(&format!(" Info: {rest}")), "{line}");
+        }
+        let text = log(LogFormat::Text, &[MailEvent::Closed { icid: 5 }, bounced()]);
+        let ends: Vec<_> = text
+            .lines()
+            .map(|line| line.split_once("Z ").unwrap().1)
+            .collect();
+        assert_eq!(ends[0], " INFO mail: ICID 5 close");
+        assert!(
+            ends[1].starts_with(" WARN mail: TDC: MID 7 not journaled"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_disabled_log_takes_events() {
+        MailLog::disabled().emit(&bounced());
+    }
 }

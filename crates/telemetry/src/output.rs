@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-/// Lines that may wait: what a busy process writes in about a second.
-const CAPACITY: usize = 8192;
+/// Lines that may wait: what a busy process writes in about half a second.
+const CAPACITY: usize = 4096;
 
-/// Bytes of one line; what is longer is cut, so that what waits is bounded in bytes, too (32 MiB at worst).
-const MAX_LINE: usize = 4096;
+/// Bytes of one line; what is longer is cut, so that what waits is bounded in bytes, too (64 MiB at worst). The values
+/// of a line have bounds of their own that keep it far below this.
+const MAX_LINE: usize = 16 * 1024;
 
 /// What became of the lines so far.
 #[derive(Debug, Default)]

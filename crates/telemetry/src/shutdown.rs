@@ -51,7 +51,7 @@ impl Shutdown {
     pub async fn started(&self) {
         // An error means that no trigger is left.
         if self.started.clone().wait_for(Option::is_some).await.is_err() {
-            pending().await
+            pending::<()>().await;
         }
     }
 

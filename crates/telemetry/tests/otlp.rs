@@ -2,6 +2,10 @@
 //!
 //! The subscriber and the variables are those of a process, so each case runs in a process of its own: this test
 //! binary again, with the one ignored test `child`, and the variables of the case.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests: one that cannot go on has failed"
+)]
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};

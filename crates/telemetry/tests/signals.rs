@@ -1,4 +1,8 @@
 //! The first signal starts the drain, the second ends the process: seen from outside, in a process of its own.
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests: one that cannot go on has failed"
+)]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
