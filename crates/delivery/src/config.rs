@@ -63,7 +63,7 @@ pub struct Timeouts {
     pub write: Duration,
     /// The reply to the final dot: the longest, because giving up here may mean a duplicate (RFC 1047).
     pub final_dot: Duration,
-    /// The reply to `QUIT`, which nobody needs.
+    /// The reply to `QUIT`, which nobody needs, and to `RSET`, without which the connection is not used again.
     pub quit: Duration,
 }
 

@@ -179,6 +179,8 @@ impl Connection {
         settle::settle(&self.worker, &entry, step, budget)
             .instrument(span)
             .await;
+        // Only now: what the server answers to RSET or QUIT must not keep the entry's end from the queue.
+        self.after(&outcome).await;
     }
 
     /// Tries to bring one entry to the intake.
@@ -227,16 +229,13 @@ impl Connection {
                     tracing::debug!(dcid, %outcome, "the intake had left the connection; another is opened");
                     self.drop_link();
                 }
-                Sent::Done(outcome) => {
-                    self.after(&outcome, budget).await;
-                    return Left::Ended(outcome, dcid);
-                }
+                Sent::Done(outcome) => return Left::Ended(outcome, dcid),
             }
         }
     }
 
     /// Keeps the connection for the next entry, or ends it.
-    async fn after(&mut self, outcome: &Outcome, budget: Budget) {
+    async fn after(&mut self, outcome: &Outcome) {
         let Some((link, _)) = self.link.as_mut() else {
             return;
         };
@@ -251,7 +250,8 @@ impl Connection {
             Some(Reset::No) => {}
             Some(Reset::Yes) => {
                 link.session.rset();
-                let reply = link.reply(link.timeouts.command, budget).await;
+                let limit = link.timeouts.quit;
+                let reply = link.reply(limit, Budget::lasting(limit)).await;
                 if !reply.is_ok_and(|reply| reply.is_positive()) {
                     self.drop_link();
                 }

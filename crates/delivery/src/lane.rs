@@ -30,7 +30,7 @@ const ROUND: Duration = Duration::from_millis(200);
 /// Between two looks when nothing rings.
 const IDLE_ROUND: Duration = Duration::from_secs(1);
 /// Between two looks however often it rings.
-const SHORTEST_ROUND: Duration = Duration::from_millis(10);
+const SHORTEST_ROUND: Duration = Duration::from_millis(20);
 /// The first pause after a refusal; it doubles with each further one, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(125);
 /// Short enough that an intake that is back is noticed at once, long enough that one that restarts does not cost its

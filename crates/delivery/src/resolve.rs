@@ -63,13 +63,13 @@ impl Resolver {
         }
         let domain = intake.address.domain();
         if let Some(literal) = address_literal(domain) {
-            return Ok(vec![self.target(literal.to_string())]);
+            return Ok(vec![self.target(&literal.to_string())]);
         }
         let domain = domain_key(domain);
         let name = absolute(&domain).ok_or_else(|| no_name(&domain))?;
         let records = match self.lookup(name, RecordType::MX).await {
             Ok(records) => records,
-            Err(Missing::NoRecords) => return Ok(vec![self.target(domain.into_owned())]),
+            Err(Missing::NoRecords) => return Ok(vec![self.target(&domain)]),
             Err(Missing::NoDomain) => return Err(hard(&domain, "MX", "NXDomain")),
             Err(Missing::Soft(why)) => return Err(Outcome::DnsSoft(format!("{domain} MX - {why}"))),
         };
@@ -90,13 +90,13 @@ impl Resolver {
         let hosts = hosts.into_iter().filter(|(_, host)| !host.is_root());
         Ok(hosts
             .take(MAX_HOSTS)
-            .map(|(_, host)| self.target(host.to_ascii()))
+            .map(|(_, host)| self.target(&host.to_ascii()))
             .collect())
     }
 
-    fn target(&self, host: String) -> Target {
+    fn target(&self, host: &str) -> Target {
         Target {
-            host: host.strip_suffix('.').unwrap_or(&host).into(),
+            host: host.strip_suffix('.').unwrap_or(host).into(),
             port: self.mx_port,
             absolute: true,
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tdc_core::evaluator::Snapshot;
-use tdc_queue::{HEARTBEAT_EVERY, IdSource, JournalQueue, Series};
+use tdc_queue::{ClaimRef, HEARTBEAT_EVERY, IdSource, JournalQueue, Series};
 use tdc_telemetry::{MailLog, Shutdown};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -150,18 +150,19 @@ pub async fn run(config: WorkerConfig, deps: Deps, shutdown: Shutdown) {
         let _ = timeout(LAST_STEPS, lanes.ended()).await;
     }
     phase.send_replace(Phase::Over);
+    // Seen before the tasks are cut off: with a task its claim is forgotten.
+    let left = worker.claims.all();
     lanes.tasks.shutdown().await;
     helpers.shutdown().await;
-    give_back(&worker).await;
+    give_back(&worker, &left).await;
 }
 
 /// Entries whose task was cut off.
-async fn give_back(worker: &Worker) {
-    let left = worker.claims.all();
+async fn give_back(worker: &Worker, left: &[ClaimRef]) {
     if left.is_empty() {
         return;
     }
-    let giving = worker.queue.release(&worker.config.consumer, &left);
+    let giving = worker.queue.release(&worker.config.consumer, left);
     if !matches!(timeout(LAST_STEPS, giving).await, Ok(Ok(()))) {
         tracing::warn!(
             entries = left.len(),
