@@ -66,10 +66,8 @@ pub struct Deps {
     pub queue: Arc<dyn JournalQueue>,
     /// Says which copies are due.
     pub evaluation: Evaluation,
-    /// Numbers connections.
-    pub icids: Arc<IdSource>,
-    /// Numbers messages.
-    pub mids: Arc<IdSource>,
+    /// Numbers connections and messages.
+    pub ids: Arc<IdSource>,
     /// The mail log.
     pub mail_log: MailLog,
     /// The metrics.
@@ -87,7 +85,12 @@ mod tests {
             let peer = peer.parse::<IpAddr>().unwrap().to_canonical();
             networks.iter().any(|network| network.contains(&peer))
         };
-        for (peer, expected) in [("10.1.2.3", true), ("::ffff:10.1.2.3", true), ("11.0.0.1", false), ("::1", true)] {
+        for (peer, expected) in [
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("11.0.0.1", false),
+            ("::1", true),
+        ] {
             assert_eq!(allows(peer), expected, "{peer}");
         }
     }

@@ -43,7 +43,14 @@ pub(crate) struct Lifetimes {
 
 impl Copies {
     pub(crate) fn new(queue: Arc<dyn JournalQueue>) -> Self {
-        Self { queue, pending: Vec::new(), pending_len: 0, size: 0, written: 0, state: State::Undecided }
+        Self {
+            queue,
+            pending: Vec::new(),
+            pending_len: 0,
+            size: 0,
+            written: 0,
+            state: State::Undecided,
+        }
     }
 
     /// Takes a piece of the body. True: so much has come together that it must be decided what to do with it.
@@ -86,7 +93,9 @@ impl Copies {
         while self.pending_len >= MAX_CHUNK {
             let State::Due(keys) = &self.state else { return };
             let chunk = take(&mut self.pending, &mut self.pending_len, MAX_CHUNK);
-            let writes = keys.iter().map(|key| self.queue.write_chunk(key, self.written, chunk.clone()));
+            let writes = keys
+                .iter()
+                .map(|key| self.queue.write_chunk(key, self.written, chunk.clone()));
             match try_join_all(writes).await {
                 Ok(_) => self.written += 1,
                 Err(error) => {
@@ -170,11 +179,18 @@ mod tests {
 
     #[test]
     fn takes_from_the_front() {
-        let mut pending = vec![Bytes::from_static(b"abc"), Bytes::from_static(b"defg"), Bytes::from_static(b"h")];
+        let mut pending = vec![
+            Bytes::from_static(b"abc"),
+            Bytes::from_static(b"defg"),
+            Bytes::from_static(b"h"),
+        ];
         let mut length = 8;
         for (count, expected, left) in [(3, "abc", 5), (2, "de", 3), (3, "fgh", 0)] {
             assert_eq!(take(&mut pending, &mut length, count), expected.as_bytes());
-            assert_eq!((length, pending.iter().map(Bytes::len).sum::<usize>()), (left, left));
+            assert_eq!(
+                (length, pending.iter().map(Bytes::len).sum::<usize>()),
+                (left, left)
+            );
         }
     }
 }

@@ -70,19 +70,24 @@ struct Question {
 impl Evaluation {
     /// Decides on the local snapshot only.
     pub fn local(snapshots: Snapshots, contact: Contact, max_staleness: Duration) -> Self {
-        Self { snapshots, contact, max_staleness, remote: None }
+        Self {
+            snapshots,
+            contact,
+            max_staleness,
+            remote: None,
+        }
     }
 
     /// Asks the policy service first. Starts the task that makes the calls; it ends with the last clone.
-    pub fn remote(
-        channel: Channel,
-        snapshots: Snapshots,
-        contact: Contact,
-        max_staleness: Duration,
-    ) -> Self {
+    pub fn remote(channel: Channel, snapshots: Snapshots, contact: Contact, max_staleness: Duration) -> Self {
         let (remote, questions) = mpsc::channel(WAITING);
         tokio::spawn(ask(channel, questions));
-        Self { snapshots, contact, max_staleness, remote: Some(remote) }
+        Self {
+            snapshots,
+            contact,
+            max_staleness,
+            remote: Some(remote),
+        }
     }
 
     /// The snapshot that may be used now: there is one, and it is not too old.
@@ -114,7 +119,11 @@ impl Evaluation {
         let snapshot = self.snapshot();
         if let Some(remote) = self.reachable() {
             let (answer, decision) = oneshot::channel();
-            let question = Question { envelope: envelope.clone(), answer, span: span.clone() };
+            let question = Question {
+                envelope: envelope.clone(),
+                answer,
+                span: span.clone(),
+            };
             if remote.try_send(question).is_ok()
                 && let Ok(decision) = decision.await
             {
@@ -130,14 +139,20 @@ impl Evaluation {
 
     /// The way to the policy service, unless its stream is known to be down: then waiting would only cost time.
     fn reachable(&self) -> Option<&mpsc::Sender<Question>> {
-        self.remote.as_ref().filter(|_| self.contact.staleness().is_zero())
+        self.remote
+            .as_ref()
+            .filter(|_| self.contact.staleness().is_zero())
     }
 }
 
 fn finish(decision: Decision, source: Source, snapshot: Arc<Snapshot>, span: &tracing::Span) -> Evaluated {
     span.record("source", source.as_str());
     span.record("copies", decision.copies.len());
-    Evaluated { decision, source, snapshot }
+    Evaluated {
+        decision,
+        source,
+        snapshot,
+    }
 }
 
 async fn ask(channel: Channel, mut questions: mpsc::Receiver<Question>) {
@@ -148,7 +163,9 @@ async fn ask(channel: Channel, mut questions: mpsc::Receiver<Question>) {
         let mut request = tonic::Request::new(v1::EvaluateRequest { envelopes });
         request.set_timeout(DEADLINE);
         // A batch belongs to many traces; the call is shown in that of its first envelope.
-        batch[0].span.in_scope(|| tdc_telemetry::inject(metadata(&mut request)));
+        batch[0]
+            .span
+            .in_scope(|| tdc_telemetry::inject(metadata(&mut request)));
         match tokio::time::timeout(DEADLINE, client.evaluate(request)).await {
             Ok(Ok(response)) => answer(response.into_inner(), &mut batch),
             Ok(Err(status)) => {
@@ -164,9 +181,9 @@ async fn ask(channel: Channel, mut questions: mpsc::Receiver<Question>) {
 fn metadata(request: &mut tonic::Request<v1::EvaluateRequest>) -> impl FnMut(&str, &str) + '_ {
     let metadata = request.metadata_mut();
     move |key, value| {
-        let key = tonic::metadata::MetadataKey::from_bytes(key.as_bytes());
+        let key = tonic::metadata::AsciiMetadataKey::from_bytes(key.as_bytes());
         if let (Ok(key), Ok(value)) = (key, value.parse()) {
-            metadata.insert::<tonic::metadata::Ascii>(key, value);
+            metadata.insert(key, value);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tdc_core::maillog::MailEvent;
+use tdc_queue::Series;
 use tdc_smtp::{Extensions, Reply, ServerConfig, ServerSession};
 use tdc_telemetry::{Shutdown, Trigger};
 use tokio::io::AsyncWriteExt as _;
@@ -50,8 +51,17 @@ impl Ingress {
         let listener = listen(address)?;
         let pool = Pool::new(config.next_hop.clone());
         let (stop, stop_sessions) = Trigger::new();
-        let shared = Arc::new(Shared { config, deps, pool, stop_sessions });
-        Ok(Self { listener, shared, stop })
+        let shared = Arc::new(Shared {
+            config,
+            deps,
+            pool,
+            stop_sessions,
+        });
+        Ok(Self {
+            listener,
+            shared,
+            stop,
+        })
     }
 
     /// Where it listens.
@@ -68,7 +78,11 @@ impl Ingress {
     /// yet that this process leaves. Then nothing more is accepted, and each session ends with 421 at its next
     /// command outside of a transaction.
     pub async fn run(self, shutdown: Shutdown) {
-        let Self { listener, shared, stop } = self;
+        let Self {
+            listener,
+            shared,
+            stop,
+        } = self;
         let permits = Arc::new(Semaphore::new(shared.config.max_connections));
         let mut sessions = JoinSet::new();
         let mut tidy = tokio::time::interval(TIDY_EVERY);
@@ -99,7 +113,10 @@ impl Ingress {
         stop.start();
         let all = async { while sessions.join_next().await.is_some() {} };
         if tokio::time::timeout(shared.config.grace, all).await.is_err() {
-            tracing::warn!(sessions = sessions.len(), "The grace is over; closing sessions in the middle of a message.");
+            tracing::warn!(
+                sessions = sessions.len(),
+                "The grace is over; closing sessions in the middle of a message."
+            );
             sessions.shutdown().await;
         }
         shared.pool.close().await;
@@ -139,13 +156,20 @@ async fn client(
     let metrics = shared.deps.metrics.clone();
     if permit.is_none() {
         metrics.refused_connection();
-        turn_away(&mut stream, &Reply::new(421, "4.7.0 Error: too many connections, try again later")).await;
+        turn_away(
+            &mut stream,
+            &Reply::new(421, "4.7.0 Error: too many connections, try again later"),
+        )
+        .await;
         return;
     }
     let _ = stream.set_nodelay(true);
-    let icid = shared.deps.icids.next();
+    let icid = shared.deps.ids.next(Series::Icid);
     let local = stream.local_addr().unwrap_or(peer);
-    shared.deps.mail_log.emit(&MailEvent::Connected { icid, local, peer });
+    shared
+        .deps
+        .mail_log
+        .emit(&MailEvent::Connected { icid, local, peer });
     let _open = metrics.connected();
     if !shared.config.allows(peer.ip()) {
         let reason = "not in the networks that may send";
@@ -169,7 +193,12 @@ async fn turn_away(stream: &mut TcpStream, reply: &Reply) {
 /// What EHLO offers: what this gateway can do, as far as the next hop can do it too.
 async fn offer(shared: &Shared) -> ServerConfig {
     let config = &shared.config;
-    let hop = shared.pool.extensions().await.map(|known| (*known).clone()).unwrap_or_default();
+    let hop = shared
+        .pool
+        .extensions()
+        .await
+        .map(|known| (*known).clone())
+        .unwrap_or_default();
     let size = match hop.size {
         Some(limit @ 1..) => limit.min(config.max_size),
         _ => config.max_size,

@@ -80,15 +80,25 @@ impl IngressMetrics {
         let scope = metrics.scope("ingress");
         Self {
             connections: scope.counter("connections", "Client connections accepted"),
-            refused: scope.counter("connections_refused", "Client connections turned away by a limit or a network"),
+            refused: scope.counter(
+                "connections_refused",
+                "Client connections turned away by a limit or a network",
+            ),
             open: scope.gauge("connections_open", "Client connections open now"),
             closed: scope.counters("sessions_closed", "Sessions that this side closed, by reason"),
             messages: scope.counters("messages", "Messages received to their end, by outcome"),
-            sizes: scope.histogram("message_size_bytes", "Size of messages received to their end", SIZES),
+            sizes: scope.histogram(
+                "message_size_bytes",
+                "Size of messages received to their end",
+                SIZES,
+            ),
             evaluations: scope.counters("evaluations", "Decisions about copies, by who decided"),
             skipped: scope.counters("journal_skipped", "Copies that were due and not made, by reason"),
             queued: scope.counter("copies_queued", "Copies committed to the queue"),
-            in_doubt: scope.counter("copies_in_doubt", "Copies that could not be committed and are left to the sweeper"),
+            in_doubt: scope.counter(
+                "copies_in_doubt",
+                "Copies that could not be committed and are left to the sweeper",
+            ),
             next_hop_failures: scope.counter("next_hop_failures", "Transactions that the next hop failed"),
         }
     }
@@ -123,11 +133,19 @@ impl IngressMetrics {
     }
 
     pub(crate) fn evaluated(&self, source: Source) {
-        self.evaluations.get_or_create(&BySource { source: source.as_str() }).inc();
+        self.evaluations
+            .get_or_create(&BySource {
+                source: source.as_str(),
+            })
+            .inc();
     }
 
     pub(crate) fn skipped(&self, skip: Skip, copies: u64) {
-        self.skipped.get_or_create(&Reason { reason: skip.as_str() }).inc_by(copies);
+        self.skipped
+            .get_or_create(&Reason {
+                reason: skip.as_str(),
+            })
+            .inc_by(copies);
     }
 
     pub(crate) fn queued(&self, copies: u64) {

@@ -39,7 +39,14 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(shared: Arc<Shared>, icid: u64, peer: SocketAddr, server: ServerSession) -> Self {
-        Self { shared, icid, peer, server, input: BytesMut::new(), transaction: None }
+        Self {
+            shared,
+            icid,
+            peer,
+            server,
+            input: BytesMut::new(),
+            transaction: None,
+        }
     }
 
     /// Serves the client to the end of its connection.
@@ -59,7 +66,9 @@ impl Session {
     }
 
     async fn serve_tls(&mut self, stream: TcpStream) -> io::Result<Exit> {
-        let Some(config) = self.shared.config.tls.clone() else { return Ok(Exit::Lost) };
+        let Some(config) = self.shared.config.tls.clone() else {
+            return Ok(Exit::Lost);
+        };
         if let Some(transaction) = self.transaction.take() {
             transaction.cancel().await;
         }
@@ -68,15 +77,28 @@ impl Session {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
                 let reason = error.to_string();
-                self.shared.deps.mail_log.emit(&MailEvent::TlsRefused { icid: self.icid, reason });
+                self.shared.deps.mail_log.emit(&MailEvent::TlsRefused {
+                    icid: self.icid,
+                    reason,
+                });
                 return Ok(Exit::Lost);
             }
             Err(_) => return Ok(Exit::Lost),
         };
         let (_, tls) = stream.get_ref();
-        let protocol = tls.protocol_version().map(|v| format!("{v:?}").replace('_', ".")).unwrap_or_default();
-        let cipher = tls.negotiated_cipher_suite().map(|s| format!("{:?}", s.suite())).unwrap_or_default();
-        self.shared.deps.mail_log.emit(&MailEvent::TlsAccepted { icid: self.icid, protocol, cipher });
+        let protocol = tls
+            .protocol_version()
+            .map(|v| format!("{v:?}").replace('_', "."))
+            .unwrap_or_default();
+        let cipher = tls
+            .negotiated_cipher_suite()
+            .map(|s| format!("{:?}", s.suite()))
+            .unwrap_or_default();
+        self.shared.deps.mail_log.emit(&MailEvent::TlsAccepted {
+            icid: self.icid,
+            protocol,
+            cipher,
+        });
         self.server.tls_started();
         self.run(&mut stream).await
     }
@@ -163,7 +185,9 @@ impl Session {
             stream.write_all(output).await?;
             stream.flush().await
         };
-        tokio::time::timeout(timeout, write).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        tokio::time::timeout(timeout, write)
+            .await
+            .map_err(|_| io::ErrorKind::TimedOut)??;
         output.clear();
         Ok(())
     }

@@ -25,7 +25,7 @@ use tdc_core::headers::{DELIVERY_ID, HeaderScanner, Headers};
 use tdc_core::maillog::MailEvent;
 use tdc_core::policy::{DeadLetterMode, FailurePolicy};
 use tdc_core::{Envelope, Mailbox, ReversePath};
-use tdc_queue::{EntryKey, EntryMeta};
+use tdc_queue::{EntryKey, EntryMeta, Series};
 use tdc_smtp::{BodyEnd, BodyFault, BodyType, MailFrom, RcptTo, Reply};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
@@ -88,12 +88,33 @@ impl Transaction {
             shared.pool.put_unless_closing(hop, &reply);
             return (pass(reply, 2), None);
         }
-        let mid = shared.deps.mids.next();
-        let span = tracing::info_span!("smtp.transaction", otel.kind = "server", mid, outcome = tracing::field::Empty);
-        let envelope = Envelope { sender: ReversePath::new(&mail.address), recipients: Vec::new() };
-        shared.deps.mail_log.emit(&MailEvent::Started { mid, icid: client.icid, sender: mail.address.clone() });
+        let mid = shared.deps.ids.next(Series::Mid);
+        let span = tracing::info_span!(
+            "smtp.transaction",
+            otel.kind = "server",
+            mid,
+            outcome = tracing::field::Empty
+        );
+        let envelope = Envelope {
+            sender: ReversePath::new(&mail.address),
+            recipients: Vec::new(),
+        };
+        shared.deps.mail_log.emit(&MailEvent::Started {
+            mid,
+            icid: client.icid,
+            sender: mail.address.clone(),
+        });
         let shared = shared.clone();
-        let transaction = Self { shared, client, mid, mail, envelope, hop: Some(hop), body: None, span };
+        let transaction = Self {
+            shared,
+            client,
+            mid,
+            mail,
+            envelope,
+            hop: Some(hop),
+            body: None,
+            span,
+        };
         (reply, Some(transaction))
     }
 
@@ -111,9 +132,19 @@ impl Transaction {
         if reply.is_positive() {
             let rid = self.envelope.recipients.len();
             self.envelope.recipients.push(Mailbox::new(recipient.as_str()));
-            self.log(&MailEvent::Recipient { mid, icid, rid, recipient });
+            self.log(&MailEvent::Recipient {
+                mid,
+                icid,
+                rid,
+                recipient,
+            });
         } else {
-            self.log(&MailEvent::RecipientRefused { mid, icid, recipient, reply: reply.to_string() });
+            self.log(&MailEvent::RecipientRefused {
+                mid,
+                icid,
+                recipient,
+                reply: reply.to_string(),
+            });
         }
         reply
     }
@@ -187,8 +218,15 @@ impl Transaction {
 
     /// The client gave the transaction up before its body.
     pub(crate) async fn cancel(mut self) {
-        self.log(&MailEvent::Aborted { mid: self.mid, reason: "Receiving aborted by sender".into() });
-        let keys = self.body.as_mut().map(|body| body.copies.forget()).unwrap_or_default();
+        self.log(&MailEvent::Aborted {
+            mid: self.mid,
+            reason: "Receiving aborted by sender".into(),
+        });
+        let keys = self
+            .body
+            .as_mut()
+            .map(|body| body.copies.forget())
+            .unwrap_or_default();
         self.forget(&keys).await;
         let in_body = self.body.is_some();
         if let Some(mut hop) = self.hop.take()
@@ -206,7 +244,11 @@ impl Transaction {
             self.hop = None;
             return self.abort(reply, outcome, None).await;
         }
-        self.log(&MailEvent::Ready { mid: self.mid, size: end.size, sender: self.mail.address.clone() });
+        self.log(&MailEvent::Ready {
+            mid: self.mid,
+            size: end.size,
+            sender: self.mail.address.clone(),
+        });
         let keys = match self.journal().await {
             Journal::Prepared(keys) => keys,
             Journal::Refuse(reply, outcome) => {
@@ -214,7 +256,9 @@ impl Transaction {
                 return self.abort(reply, outcome, None).await;
             }
         };
-        let Some(mut hop) = self.hop.take() else { return self.abort(lost(), "next_hop_lost", Some(keys)).await };
+        let Some(mut hop) = self.hop.take() else {
+            return self.abort(lost(), "next_hop_lost", Some(keys)).await;
+        };
         let span = tracing::info_span!("relay", otel.kind = "client", code = tracing::field::Empty);
         let relayed = hop.finish().instrument(span.clone()).await;
         let reply = match relayed {
@@ -230,7 +274,10 @@ impl Transaction {
             return self.abort(pass(reply, 2), "refused", Some(keys)).await;
         }
         self.commit(&keys).await;
-        self.log(&MailEvent::Relayed { mid: self.mid, reply: reply.to_string() });
+        self.log(&MailEvent::Relayed {
+            mid: self.mid,
+            reply: reply.to_string(),
+        });
         (reply, "relayed")
     }
 
@@ -248,7 +295,9 @@ impl Transaction {
             None => {}
         }
         let body = self.body.as_mut()?;
-        let headers = body.headers.get_or_insert_with(|| std::mem::take(&mut body.scanner).finish());
+        let headers = body
+            .headers
+            .get_or_insert_with(|| std::mem::take(&mut body.scanner).finish());
         if headers.count("Received") > MAX_HOPS {
             return Some((Reply::new(554, "5.4.6 Error: too many hops"), "too_many_hops"));
         }
@@ -261,9 +310,13 @@ impl Transaction {
     /// Waits for the decision, and tells the copies.
     async fn decide(&mut self) {
         let Some(body) = &mut self.body else { return };
-        let Some(evaluation) = body.evaluation.take() else { return };
+        let Some(evaluation) = body.evaluation.take() else {
+            return;
+        };
         body.evaluated = evaluation.await.unwrap_or_default();
-        let headers = body.headers.get_or_insert_with(|| std::mem::take(&mut body.scanner).finish());
+        let headers = body
+            .headers
+            .get_or_insert_with(|| std::mem::take(&mut body.scanner).finish());
         let Some(evaluated) = &body.evaluated else {
             body.copies.forget();
             return;
@@ -281,35 +334,57 @@ impl Transaction {
             body.copies.forget();
             let copies = evaluated.decision.copies.len();
             self.shared.deps.metrics.skipped(skip, copies as u64);
-            self.log(&MailEvent::NotJournaled { mid: self.mid, reason });
+            self.log(&MailEvent::NotJournaled {
+                mid: self.mid,
+                reason,
+            });
             return;
         }
-        body.copies.decide(evaluated.decision.copies.iter().map(|copy| copy.intake.clone()));
+        body.copies
+            .decide(evaluated.decision.copies.iter().map(|copy| copy.intake.clone()));
     }
 
     /// Makes every copy durable that is due, or says what becomes of a message whose copy cannot be.
     async fn journal(&mut self) -> Journal {
         self.decide().await;
         self.log_message();
-        let Some(body) = &mut self.body else { return Journal::Prepared(Vec::new()) };
+        let Some(body) = &mut self.body else {
+            return Journal::Prepared(Vec::new());
+        };
         let Some(evaluated) = body.evaluated.clone() else {
-            return self.without_copy(self.shared.config.failure_policy, Skip::NoPolicy, "there is no policy snapshot");
+            return self.without_copy(
+                self.shared.config.failure_policy,
+                Skip::NoPolicy,
+                "there is no policy snapshot",
+            );
         };
         let connector = &evaluated.snapshot.table.connector;
-        let unresolved = evaluated.decision.unresolved().next().map(|(_, why)| why.to_string());
+        let unresolved = evaluated
+            .decision
+            .unresolved()
+            .next()
+            .map(|(_, why)| why.to_string());
         if let Some(why) = unresolved
             && let refuse @ Journal::Refuse(..) =
                 self.without_copy(connector.failure_policy, Skip::Unresolved, &why)
         {
             return refuse;
         }
-        let metas: Vec<EntryMeta> = evaluated.decision.copies.iter().map(|copy| self.meta(copy, &evaluated)).collect();
+        let metas: Vec<EntryMeta> = evaluated
+            .decision
+            .copies
+            .iter()
+            .map(|copy| self.meta(copy, &evaluated))
+            .collect();
         let lifetimes = Lifetimes {
             lifetime: connector.queue_lifetime,
             in_doubt_after: self.shared.config.in_doubt_after,
-            retain: (connector.dead_letter.mode == DeadLetterMode::Retain).then_some(connector.dead_letter.retention),
+            retain: (connector.dead_letter.mode == DeadLetterMode::Retain)
+                .then_some(connector.dead_letter.retention),
         };
-        let Some(body) = &mut self.body else { return Journal::Prepared(Vec::new()) };
+        let Some(body) = &mut self.body else {
+            return Journal::Prepared(Vec::new());
+        };
         let span = tracing::info_span!("queue.prepare", otel.kind = "producer", copies = metas.len());
         let due = !body.copies.keys().is_empty();
         let prepared = if due {
@@ -324,7 +399,11 @@ impl Transaction {
             }
             Err(error) => {
                 tracing::warn!(%error, "A copy cannot be queued.");
-                self.without_copy(connector.failure_policy, Skip::Queue, "the queue is not available")
+                self.without_copy(
+                    connector.failure_policy,
+                    Skip::Queue,
+                    "the queue is not available",
+                )
             }
         }
     }
@@ -332,15 +411,24 @@ impl Transaction {
     fn without_copy(&self, policy: FailurePolicy, skip: Skip, why: &str) -> Journal {
         match policy {
             FailurePolicy::Fail => {
-                tracing::warn!(reason = why, "A message is refused because its copy cannot be made.");
+                tracing::warn!(
+                    reason = why,
+                    "A message is refused because its copy cannot be made."
+                );
                 Journal::Refuse(
-                    Reply::new(451, "4.3.0 Error: the message cannot be processed now, try again later"),
+                    Reply::new(
+                        451,
+                        "4.3.0 Error: the message cannot be processed now, try again later",
+                    ),
                     "journal_failed",
                 )
             }
             FailurePolicy::Ignore => {
                 self.shared.deps.metrics.skipped(skip, 1);
-                self.log(&MailEvent::NotJournaled { mid: self.mid, reason: why.to_owned() });
+                self.log(&MailEvent::NotJournaled {
+                    mid: self.mid,
+                    reason: why.to_owned(),
+                });
                 Journal::Prepared(Vec::new())
             }
         }
@@ -367,7 +455,10 @@ impl Transaction {
         outcome: &'static str,
         keys: Option<Vec<EntryKey>>,
     ) -> (Reply, &'static str) {
-        self.log(&MailEvent::Aborted { mid: self.mid, reason: reply.to_string() });
+        self.log(&MailEvent::Aborted {
+            mid: self.mid,
+            reason: reply.to_string(),
+        });
         let keys = keys
             .or_else(|| self.body.as_ref().map(|body| body.copies.keys()))
             .unwrap_or_default();
@@ -389,7 +480,11 @@ impl Transaction {
         EntryMeta {
             mid: self.mid,
             sender: self.mail.address.clone(),
-            recipients: copy.recipients.iter().map(|at| self.envelope.recipients[*at].to_string()).collect(),
+            recipients: copy
+                .recipients
+                .iter()
+                .map(|at| self.envelope.recipients[*at].to_string())
+                .collect(),
             policies: copy.policies.iter().map(ToString::to_string).collect(),
             message_id: self.message_id(),
             client_ip: self.client.peer.ip().to_canonical().to_string(),
@@ -398,13 +493,17 @@ impl Transaction {
             sender_ip_header: evaluated.snapshot.table.connector.sender_ip_header.to_string(),
             traceparent,
             tracestate,
-            received_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64),
+            received_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |now| now.as_millis() as u64),
         }
     }
 
     fn message_id(&self) -> String {
         let headers = self.body.as_ref().and_then(|body| body.headers.as_ref());
-        let id = headers.and_then(|headers| headers.first("Message-ID")).unwrap_or_default();
+        let id = headers
+            .and_then(|headers| headers.first("Message-ID"))
+            .unwrap_or_default();
         id.chars().take(998).collect()
     }
 
@@ -417,7 +516,9 @@ impl Transaction {
         if !message_id.is_empty() {
             self.log(&MailEvent::MessageId { mid, message_id });
         }
-        let Some(evaluated) = self.body.as_ref().and_then(|body| body.evaluated.as_ref()) else { return };
+        let Some(evaluated) = self.body.as_ref().and_then(|body| body.evaluated.as_ref()) else {
+            return;
+        };
         let verdicts = &evaluated.decision.recipients;
         let mut policies: Vec<(&str, usize)> = Vec::new();
         for verdict in verdicts {
@@ -429,7 +530,12 @@ impl Transaction {
         }
         for (policy, recipients) in policies {
             let all = recipients == verdicts.len();
-            self.log(&MailEvent::Matched { mid, policy: policy.to_owned(), recipients, all });
+            self.log(&MailEvent::Matched {
+                mid,
+                policy: policy.to_owned(),
+                recipients,
+                all,
+            });
         }
     }
 
@@ -447,7 +553,11 @@ impl Transaction {
 }
 
 /// A connection on which the next hop has answered MAIL.
-async fn open(shared: &Shared, client: &Client, mail: &MailFrom) -> Result<(Connection, Reply), NextHopError> {
+async fn open(
+    shared: &Shared,
+    client: &Client,
+    mail: &MailFrom,
+) -> Result<(Connection, Reply), NextHopError> {
     let hop = shared.pool.get().await?;
     let reused = hop.reused;
     match greet(hop, client, mail).await {
@@ -456,12 +566,18 @@ async fn open(shared: &Shared, client: &Client, mail: &MailFrom) -> Result<(Conn
             tracing::debug!(%error, "An idle connection to the next hop is gone; opening another.");
             greet(shared.pool.dial().await?, client, mail).await
         }
-        Ok((_, reply)) if reused && reply.code() == 421 => greet(shared.pool.dial().await?, client, mail).await,
+        Ok((_, reply)) if reused && reply.code() == 421 => {
+            greet(shared.pool.dial().await?, client, mail).await
+        }
         other => other,
     }
 }
 
-async fn greet(mut hop: Connection, client: &Client, mail: &MailFrom) -> Result<(Connection, Reply), NextHopError> {
+async fn greet(
+    mut hop: Connection,
+    client: &Client,
+    mail: &MailFrom,
+) -> Result<(Connection, Reply), NextHopError> {
     let offered = hop.extensions();
     let (address, port) = (address_literal(client), client.peer.port().to_string());
     let all = [
@@ -472,8 +588,10 @@ async fn greet(mut hop: Connection, client: &Client, mail: &MailFrom) -> Result<
         ("HELO", client.helo.as_str()),
         ("SOURCE", "REMOTE"),
     ];
-    let attributes: Vec<(&str, &str)> =
-        all.into_iter().filter(|(name, _)| offered.xforward.iter().any(|taken| taken == name)).collect();
+    let attributes: Vec<(&str, &str)> = all
+        .into_iter()
+        .filter(|(name, _)| offered.xforward.iter().any(|taken| taken == name))
+        .collect();
     let takes = |param: &String| {
         let name = param.split('=').next().unwrap_or(param);
         (!name.eq_ignore_ascii_case("SIZE") || offered.size.is_some())
@@ -500,7 +618,10 @@ fn pass(reply: Reply, expected: u16) -> Reply {
     if matches!(reply.code() / 100, 4 | 5) || reply.code() / 100 == expected {
         return reply;
     }
-    tracing::error!(code = reply.code(), "The next hop gave a reply that makes no sense here.");
+    tracing::error!(
+        code = reply.code(),
+        "The next hop gave a reply that makes no sense here."
+    );
     Reply::new(451, "4.3.0 Error: the mail server gave an unexpected reply")
 }
 
@@ -512,5 +633,8 @@ fn unavailable(shared: &Shared, error: &NextHopError) -> Reply {
 }
 
 fn lost() -> Reply {
-    Reply::new(451, "4.4.1 Error: the mail server is not available, try again later")
+    Reply::new(
+        451,
+        "4.4.1 Error: the mail server is not available, try again later",
+    )
 }

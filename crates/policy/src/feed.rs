@@ -24,17 +24,30 @@ pub struct Feed {
 impl Feed {
     /// `name` is the process's own: the pod's name, say. Each run gets an instance of its own.
     pub fn new(name: &str, metrics: PolicyMetrics) -> Self {
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
-        Self { instance: format!("{name}-{started:x}").into(), sequence: 0, metrics }
+        let started = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_millis());
+        Self {
+            instance: format!("{name}-{started:x}").into(),
+            sequence: 0,
+            metrics,
+        }
     }
 
     /// Makes the next snapshot; `None` when the table cannot be used, which is logged.
     pub fn next(&mut self, compiled: &Compiled) -> Option<Arc<Snapshot>> {
-        let version = SnapshotVersion { instance: self.instance.clone(), sequence: self.sequence + 1 };
+        let version = SnapshotVersion {
+            instance: self.instance.clone(),
+            sequence: self.sequence + 1,
+        };
         match Snapshot::new(version, compiled.table.clone()) {
             Ok(snapshot) => {
                 self.sequence += 1;
-                let unusable = compiled.verdicts.iter().filter(|verdict| !verdict.is_good()).count();
+                let unusable = compiled
+                    .verdicts
+                    .iter()
+                    .filter(|verdict| !verdict.is_good())
+                    .count();
                 let (policies, intakes) = (snapshot.table.policies.len(), snapshot.table.intakes.len());
                 self.metrics.published(self.sequence, policies, intakes, unusable);
                 tracing::info!(version = %snapshot.version, policies, intakes, unusable, "A policy snapshot is in force.");

@@ -25,7 +25,10 @@ impl PolicyMetrics {
             snapshot: scope.gauge("snapshot_sequence", "Sequence number of the snapshot in force"),
             policies: scope.gauge("policies", "Mail policies in the snapshot"),
             intakes: scope.gauge("intakes", "Intake addresses in the snapshot"),
-            unusable: scope.gauge("objects_unusable", "Objects that are not accepted or do not resolve"),
+            unusable: scope.gauge(
+                "objects_unusable",
+                "Objects that are not accepted or do not resolve",
+            ),
         }
     }
 

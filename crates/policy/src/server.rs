@@ -41,7 +41,11 @@ impl PolicyServer {
     /// # Errors
     /// When the address cannot be bound.
     pub async fn bind(address: SocketAddr, store: Store, metrics: PolicyMetrics) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await?, store, metrics })
+        Ok(Self {
+            listener: TcpListener::bind(address).await?,
+            store,
+            metrics,
+        })
     }
 
     /// Where it listens.
@@ -81,9 +85,12 @@ impl PolicyServer {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()
             .expect("the descriptors were compiled into this program");
-        let service = PolicyServiceServer::new(Service { store: self.store, metrics: self.metrics })
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
+        let service = PolicyServiceServer::new(Service {
+            store: self.store,
+            metrics: self.metrics,
+        })
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
         let stopping = shutdown.clone();
         let serve = Server::builder()
             .tcp_nodelay(true)

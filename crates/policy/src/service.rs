@@ -33,17 +33,24 @@ impl PolicyService for Service {
             envelopes = request.get_ref().envelopes.len()
         );
         let metadata = request.metadata();
-        tdc_telemetry::extract(&span, |key| metadata.get(key).and_then(|value| value.to_str().ok()));
+        tdc_telemetry::extract(&span, |key| {
+            metadata.get(key).and_then(|value| value.to_str().ok())
+        });
         let envelopes = request.into_inner().envelopes;
         if envelopes.len() > MAX_BATCH {
-            return Err(Status::invalid_argument(format!("more than {MAX_BATCH} envelopes in one request")));
+            return Err(Status::invalid_argument(format!(
+                "more than {MAX_BATCH} envelopes in one request"
+            )));
         }
         let snapshot = self.store.snapshot().ok_or_else(no_snapshot)?;
         let _entered = span.entered();
         self.metrics.evaluated(envelopes.len() as u64);
         let decide = |envelope| (&snapshot.evaluate(&Envelope::from(envelope))).into();
         let decisions = envelopes.into_iter().map(decide).collect();
-        Ok(Response::new(v1::EvaluateResponse { decisions, version: Some((&snapshot.version).into()) }))
+        Ok(Response::new(v1::EvaluateResponse {
+            decisions,
+            version: Some((&snapshot.version).into()),
+        }))
     }
 
     type WatchSnapshotStream = Pin<Box<dyn Stream<Item = Result<v1::Snapshot, Status>> + Send>>;
@@ -64,7 +71,10 @@ impl PolicyService for Service {
         _request: Request<v1::ListPeersRequest>,
     ) -> Result<Response<v1::ListPeersResponse>, Status> {
         let current = self.store.version().map(|version| (&version).into());
-        Ok(Response::new(v1::ListPeersResponse { peers: self.store.peers(), current }))
+        Ok(Response::new(v1::ListPeersResponse {
+            peers: self.store.peers(),
+            current,
+        }))
     }
 }
 

@@ -31,7 +31,10 @@ struct Peers {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { current: watch::channel(None).0, peers: Arc::default() }
+        Self {
+            current: watch::channel(None).0,
+            peers: Arc::default(),
+        }
     }
 }
 
@@ -39,12 +42,16 @@ impl Store {
     /// Serves a snapshot from now on.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         let message = convert::snapshot_to_proto(&snapshot.version, &snapshot.table);
-        self.current.send_replace(Some(Arc::new(Published { snapshot, message })));
+        self.current
+            .send_replace(Some(Arc::new(Published { snapshot, message })));
     }
 
     /// What is served now.
     pub fn snapshot(&self) -> Option<Arc<Snapshot>> {
-        self.current.borrow().as_ref().map(|published| published.snapshot.clone())
+        self.current
+            .borrow()
+            .as_ref()
+            .map(|published| published.snapshot.clone())
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<Published>>> {
@@ -57,12 +64,20 @@ impl Store {
         let id = peers.next;
         peers.next += 1;
         peers.streams.insert(id, v1::Peer::default());
-        PeerGuard { id, store: self.clone() }
+        PeerGuard {
+            id,
+            store: self.clone(),
+        }
     }
 
     /// Everyone who watches.
     pub fn peers(&self) -> Vec<v1::Peer> {
-        self.lock().streams.values().filter(|peer| peer.node.is_some()).cloned().collect()
+        self.lock()
+            .streams
+            .values()
+            .filter(|peer| peer.node.is_some())
+            .cloned()
+            .collect()
     }
 
     /// The version that is served.
@@ -86,7 +101,9 @@ impl PeerGuard {
     /// Takes down what the client says of itself.
     pub(crate) fn heard(&self, request: v1::WatchRequest) {
         let mut peers = self.store.lock();
-        let Some(peer) = peers.streams.get_mut(&self.id) else { return };
+        let Some(peer) = peers.streams.get_mut(&self.id) else {
+            return;
+        };
         peer.node = request.node.or(peer.node.take());
         if request.applied.is_some() {
             peer.applied = request.applied;

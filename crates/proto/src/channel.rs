@@ -47,7 +47,10 @@ impl std::str::FromStr for PolicyAddress {
         if host.is_empty() || host.contains('/') || host.contains("://") {
             return Err(fail());
         }
-        Ok(Self { host: host.to_owned(), port })
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+        })
     }
 }
 
@@ -79,7 +82,10 @@ async fn follow(address: PolicyAddress, changes: Sender<Change<SocketAddr, Endpo
                 }
                 for replica in found {
                     if known.insert(replica)
-                        && changes.send(Change::Insert(replica, endpoint(replica))).await.is_err()
+                        && changes
+                            .send(Change::Insert(replica, endpoint(replica)))
+                            .await
+                            .is_err()
                     {
                         return;
                     }
@@ -129,7 +135,10 @@ mod tests {
             ("policy:http", None),
         ];
         for (text, expected) in cases {
-            let parsed = text.parse::<PolicyAddress>().ok().map(|address| address.to_string());
+            let parsed = text
+                .parse::<PolicyAddress>()
+                .ok()
+                .map(|address| address.to_string());
             assert_eq!(parsed.as_deref(), expected, "{text}");
         }
     }

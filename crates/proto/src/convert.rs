@@ -26,7 +26,10 @@ pub struct ConvertError {
 }
 
 fn error(field: &str, problem: impl Into<String>) -> ConvertError {
-    ConvertError { field: field.to_owned(), problem: problem.into() }
+    ConvertError {
+        field: field.to_owned(),
+        problem: problem.into(),
+    }
 }
 
 fn required<T>(value: Option<T>, field: &str) -> Result<T, ConvertError> {
@@ -34,7 +37,10 @@ fn required<T>(value: Option<T>, field: &str) -> Result<T, ConvertError> {
 }
 
 fn unknown(field: &str, value: i32) -> ConvertError {
-    error(field, format!("has the unknown value {value}; the sender is newer than this process"))
+    error(
+        field,
+        format!("has the unknown value {value}; the sender is newer than this process"),
+    )
 }
 
 // ---- Evaluate ----
@@ -43,7 +49,11 @@ impl From<&Envelope> for v1::Envelope {
     fn from(envelope: &Envelope) -> Self {
         Self {
             sender: envelope.sender.as_str().to_owned(),
-            recipients: envelope.recipients.iter().map(|r| r.as_str().to_owned()).collect(),
+            recipients: envelope
+                .recipients
+                .iter()
+                .map(|r| r.as_str().to_owned())
+                .collect(),
         }
     }
 }
@@ -90,7 +100,10 @@ impl TryFrom<v1::Decision> for Decision {
         };
         let copy = |plan: v1::CopyPlan| {
             if plan.recipients.iter().any(|at| *at as usize >= count) {
-                return Err(error("copies.recipients", "names a recipient that is not in the envelope"));
+                return Err(error(
+                    "copies.recipients",
+                    "names a recipient that is not in the envelope",
+                ));
             }
             Ok(CopyPlan {
                 intake: plan.intake.into(),
@@ -99,7 +112,11 @@ impl TryFrom<v1::Decision> for Decision {
             })
         };
         Ok(Self {
-            recipients: decision.recipients.into_iter().map(recipient).collect::<Result<_, _>>()?,
+            recipients: decision
+                .recipients
+                .into_iter()
+                .map(recipient)
+                .collect::<Result<_, _>>()?,
             copies: decision.copies.into_iter().map(copy).collect::<Result<_, _>>()?,
         })
     }
@@ -130,13 +147,19 @@ fn journaling(value: Option<v1::Journaling>, field: &str) -> Result<core::Journa
 
 impl From<&core::SnapshotVersion> for v1::SnapshotVersion {
     fn from(version: &core::SnapshotVersion) -> Self {
-        Self { instance: version.instance.to_string(), sequence: version.sequence }
+        Self {
+            instance: version.instance.to_string(),
+            sequence: version.sequence,
+        }
     }
 }
 
 impl From<v1::SnapshotVersion> for core::SnapshotVersion {
     fn from(version: v1::SnapshotVersion) -> Self {
-        Self { instance: version.instance.into(), sequence: version.sequence }
+        Self {
+            instance: version.instance.into(),
+            sequence: version.sequence,
+        }
     }
 }
 
@@ -158,26 +181,41 @@ pub fn snapshot_from_proto(
     snapshot: v1::Snapshot,
 ) -> Result<(core::SnapshotVersion, core::PolicyTable), ConvertError> {
     let version = required(snapshot.version, "version")?.into();
-    let mut intakes =
-        snapshot.intakes.into_iter().map(intake).collect::<Result<Vec<core::Intake>, ConvertError>>()?;
+    let mut intakes = snapshot
+        .intakes
+        .into_iter()
+        .map(intake)
+        .collect::<Result<Vec<core::Intake>, ConvertError>>()?;
     intakes.sort_by(|a, b| a.name.cmp(&b.name));
     let table = core::PolicyTable {
         connector: connector(required(snapshot.connector, "connector")?)?,
         intakes,
-        policies: snapshot.policies.into_iter().map(policy).collect::<Result<_, _>>()?,
+        policies: snapshot
+            .policies
+            .into_iter()
+            .map(policy)
+            .collect::<Result<_, _>>()?,
     };
     Ok((version, table))
 }
 
 impl From<&core::ObjectRef> for v1::ObjectRef {
     fn from(object: &core::ObjectRef) -> Self {
-        Self { name: object.name.to_string(), uid: object.uid.to_string(), generation: object.generation }
+        Self {
+            name: object.name.to_string(),
+            uid: object.uid.to_string(),
+            generation: object.generation,
+        }
     }
 }
 
 fn object(value: Option<v1::ObjectRef>) -> core::ObjectRef {
     let value = value.unwrap_or_default();
-    core::ObjectRef { name: value.name.into(), uid: value.uid.into(), generation: value.generation }
+    core::ObjectRef {
+        name: value.name.into(),
+        uid: value.uid.into(),
+        generation: value.generation,
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -227,7 +265,10 @@ fn connector(connector: v1::Connector) -> Result<core::Connector, ConvertError> 
             return Err(unknown("connector.dead_letter_mode", connector.dead_letter_mode));
         }
     };
-    let rule = |rule: v1::HeaderRule| core::HeaderRule { name: rule.name.into(), pattern: rule.pattern.into() };
+    let rule = |rule: v1::HeaderRule| core::HeaderRule {
+        name: rule.name.into(),
+        pattern: rule.pattern.into(),
+    };
     Ok(core::Connector {
         object: object(connector.object),
         enabled: connector.enabled,
@@ -248,7 +289,10 @@ fn texts(patterns: &[Pattern]) -> Vec<String> {
 }
 
 fn patterns(texts: &[String], field: &str) -> Result<Vec<Pattern>, ConvertError> {
-    texts.iter().map(|text| Pattern::parse(text).map_err(|e| error(field, e.to_string()))).collect()
+    texts
+        .iter()
+        .map(|text| Pattern::parse(text).map_err(|e| error(field, e.to_string())))
+        .collect()
 }
 
 impl From<&core::Policy> for v1::Policy {
@@ -332,10 +376,10 @@ impl From<&core::Intake> for v1::Intake {
             name: intake.name.to_string(),
             address: intake.address.as_str().to_owned(),
             format: format.into(),
-            route: intake
-                .route
-                .as_ref()
-                .map(|route| v1::Route { host: route.host.to_string(), port: u32::from(route.port) }),
+            route: intake.route.as_ref().map(|route| v1::Route {
+                host: route.host.to_string(),
+                port: u32::from(route.port),
+            }),
             tls: Some(v1::IntakeTls {
                 mode: mode.into(),
                 min_version: min_version.into(),
@@ -364,7 +408,10 @@ fn intake(intake: v1::Intake) -> Result<core::Intake, ConvertError> {
     };
     let route = |route: v1::Route| {
         let port = u16::try_from(route.port).map_err(|_| error("intakes.route.port", "is no TCP port"))?;
-        Ok(core::Route { host: route.host.into(), port })
+        Ok(core::Route {
+            host: route.host.into(),
+            port,
+        })
     };
     let connections = required(intake.connections, "intakes.connections")?;
     let retry = required(intake.retry, "intakes.retry")?;
@@ -380,7 +427,11 @@ fn intake(intake: v1::Intake) -> Result<core::Intake, ConvertError> {
             max: connections.max,
             messages_per_connection: connections.messages_per_connection,
         },
-        retry: core::Retry { transient: retry.transient, network: retry.network, tls: retry.tls },
+        retry: core::Retry {
+            transient: retry.transient,
+            network: retry.network,
+            tls: retry.tls,
+        },
     })
 }
 

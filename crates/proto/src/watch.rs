@@ -53,7 +53,12 @@ impl Contact {
 pub fn watch_snapshots(channel: Channel, node: v1::Node) -> (Snapshots, Contact) {
     let (snapshots, receiver) = watch::channel(None);
     let (contact, contact_receiver) = watch::channel(LastContact::LostAt(Instant::now()));
-    let mut watcher = Watcher { channel, node, snapshots, contact };
+    let mut watcher = Watcher {
+        channel,
+        node,
+        snapshots,
+        contact,
+    };
     tokio::spawn(async move { watcher.run().await });
     (receiver, Contact(contact_receiver))
 }
@@ -95,16 +100,24 @@ impl Watcher {
 
     /// One stream, from its opening to its end.
     async fn follow(&self) -> Result<(), tonic::Status> {
-        let mut client = PolicyServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let mut client =
+            PolicyServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let (requests, outgoing) = mpsc::channel(4);
         let hello = v1::WatchRequest {
             node: Some(self.node.clone()),
-            applied: self.snapshots.borrow().as_ref().map(|snapshot| (&snapshot.version).into()),
+            applied: self
+                .snapshots
+                .borrow()
+                .as_ref()
+                .map(|snapshot| (&snapshot.version).into()),
             ..v1::WatchRequest::default()
         };
         // The channel has room: this is its first message.
         let _ = requests.send(hello).await;
-        let mut stream = client.watch_snapshot(ReceiverStream::new(outgoing)).await?.into_inner();
+        let mut stream = client
+            .watch_snapshot(ReceiverStream::new(outgoing))
+            .await?
+            .into_inner();
         self.contact.send_replace(LastContact::Connected);
         loop {
             let snapshot = tokio::select! {
@@ -123,7 +136,10 @@ impl Watcher {
 
     fn apply(&self, snapshot: v1::Snapshot) -> v1::WatchRequest {
         let version = snapshot.version.clone();
-        let mut answer = v1::WatchRequest { node: Some(self.node.clone()), ..v1::WatchRequest::default() };
+        let mut answer = v1::WatchRequest {
+            node: Some(self.node.clone()),
+            ..v1::WatchRequest::default()
+        };
         match compile(snapshot) {
             Ok(compiled) => {
                 tracing::info!(

@@ -33,7 +33,10 @@ impl Connection {
     /// Connects to the first address that accepts, and says EHLO.
     pub(crate) async fn dial(config: &NextHopConfig) -> Result<Self, NextHopError> {
         let stream = connect(config).await?;
-        let session = ClientSession::new(ClientConfig { helo: config.helo.clone(), tls: ClientTls::Never });
+        let session = ClientSession::new(ClientConfig {
+            helo: config.helo.clone(),
+            tls: ClientTls::Never,
+        });
         let mut connection = Self {
             stream,
             session,
@@ -158,7 +161,10 @@ impl Connection {
 }
 
 async fn connect(config: &NextHopConfig) -> Result<TcpStream, NextHopError> {
-    let failed = |reason: String| NextHopError::Connect { address: config.address.clone(), reason };
+    let failed = |reason: String| NextHopError::Connect {
+        address: config.address.clone(),
+        reason,
+    };
     let addresses = tokio::time::timeout(config.connect_timeout, tokio::net::lookup_host(&config.address))
         .await
         .map_err(|_| failed("the look-up of its name took too long".to_owned()))?

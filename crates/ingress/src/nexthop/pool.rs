@@ -26,8 +26,14 @@ struct Shared {
 
 impl Pool {
     pub(crate) fn new(config: NextHopConfig) -> Self {
-        let shared = Shared { config, idle: Mutex::default(), extensions: ArcSwapOption::empty() };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            config,
+            idle: Mutex::default(),
+            extensions: ArcSwapOption::empty(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// An idle connection, or a new one.
@@ -80,8 +86,9 @@ impl Pool {
     pub(crate) fn expire_idle(&self) {
         let mut idle = self.lock();
         let limit = self.shared.config.idle;
-        let (keep, old): (Vec<_>, Vec<_>) =
-            idle.drain(..).partition(|connection| connection.idle_since.elapsed() < limit && connection.is_quiet());
+        let (keep, old): (Vec<_>, Vec<_>) = idle
+            .drain(..)
+            .partition(|connection| connection.idle_since.elapsed() < limit && connection.is_quiet());
         *idle = keep;
         drop(idle);
         for connection in old {

@@ -9,7 +9,10 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 const PIECES: usize = 64;
 
 /// Writes all pieces in order. Not safe to cancel: a part may have been written.
-pub(crate) async fn write_all(stream: &mut (impl AsyncWrite + Unpin), pieces: &mut [Bytes]) -> io::Result<()> {
+pub(crate) async fn write_all(
+    stream: &mut (impl AsyncWrite + Unpin),
+    pieces: &mut [Bytes],
+) -> io::Result<()> {
     let mut first = 0;
     while first < pieces.len() {
         if pieces[first].is_empty() {
@@ -44,8 +47,9 @@ mod tests {
 
     #[tokio::test]
     async fn every_piece_arrives_in_order() {
-        let mut pieces: Vec<Bytes> =
-            (0..300_u32).map(|n| Bytes::from(vec![n as u8; (n % 7) as usize * 100])).collect();
+        let mut pieces: Vec<Bytes> = (0..300_u32)
+            .map(|n| Bytes::from(vec![n as u8; (n % 7) as usize * 100]))
+            .collect();
         let expected: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
         let (mut near, mut far) = tokio::io::duplex(1000);
         let writer = tokio::spawn(async move { super::write_all(&mut near, &mut pieces).await });

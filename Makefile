@@ -1,0 +1,78 @@
+# `make help` lists the verbs. Everything here works on a fresh Debian machine with cargo; what is missing is
+# installed by the verbs that need it.
+
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+TARGET := x86_64-unknown-linux-gnu
+FUZZ_SECONDS ?= 60
+# The Debian packages of the real clients and servers that the tests use.
+TEST_PACKAGES := redis-server swaks postfix
+
+.PHONY: help
+help: ## lists the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## builds the program for development: target/debug/tdc
+	$(CARGO) build --locked -p tdc
+
+.PHONY: release
+release: ## builds the static release program: target/x86_64-unknown-linux-gnu/release/tdc
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+	  $(CARGO) build --locked --release -p tdc --target $(TARGET)
+
+.PHONY: demo
+demo: build ## runs the main job here, with sample mail, and checks every byte
+	./target/debug/tdc demo
+
+.PHONY: demo-up
+demo-up: build ## the same, and keeps it running for mail of your own
+	./target/debug/tdc demo --keep
+
+.PHONY: test
+test: test-tools build ## runs all tests: units, properties, both queues, real processes and clients
+	$(CARGO) test --locked --workspace
+
+.PHONY: test-tools
+test-tools: ## installs the Debian packages that the tests need, when they are missing
+	@missing=""; \
+	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
+	command -v swaks >/dev/null || missing="$$missing swaks"; \
+	[ -x /usr/sbin/smtp-source ] || missing="$$missing postfix"; \
+	if [ -n "$$missing" ]; then \
+	  echo "Installing$$missing"; \
+	  SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$SUDO apt-get update -qq && \
+	  $$SUDO env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+.PHONY: fuzz
+fuzz: ## runs each fuzz target for FUZZ_SECONDS (60)
+	crates/smtp/fuzz/run.sh $(FUZZ_SECONDS)
+
+.PHONY: bench
+bench: ## runs the microbenchmarks
+	$(CARGO) bench --locked -p tdc-benches
+
+.PHONY: fmt
+fmt: ## formats the code
+	$(CARGO) fmt --all
+
+.PHONY: lint
+lint: ## formatting and clippy, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: generate
+generate: build ## writes the generated files: the chart's CRDs
+	./target/debug/tdc crds > charts/threat-defense-connector/files/crds.yaml
+
+.PHONY: drift
+drift: build ## fails when a generated file is not what the code generates
+	./target/debug/tdc crds | diff -u charts/threat-defense-connector/files/crds.yaml -
+
+.PHONY: deny
+deny: ## licences, sources and duplicate versions of the dependencies, where cargo-deny can be had
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --quiet cargo-deny || \
+	  { echo "cargo-deny cannot be installed here; skipped"; exit 0; }; \
+	if command -v cargo-deny >/dev/null; then $(CARGO) deny --locked check bans licenses sources; fi

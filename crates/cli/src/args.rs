@@ -1,0 +1,381 @@
+//! The command line. Each flag of a role is also an environment variable, `TDC_…`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use tdc_proto::channel::PolicyAddress;
+use tdc_telemetry::LogFormat;
+
+/// Journals clean incoming mail to a threat-defense service, and relays it untouched.
+#[derive(Debug, Parser)]
+#[command(name = "tdc", version, about, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Everything in one process: ingress, policy from files, delivery
+    Standalone(Box<StandaloneArgs>),
+    /// The SMTP edge: relays mail to the next hop and queues the copies that are due
+    Ingress(Box<IngressArgs>),
+    /// The policy service; or, with a subcommand, a look at what the policies do
+    Policy(Box<PolicyArgs>),
+    /// The delivery worker: brings queued copies to their intake
+    Worker(Box<WorkerArgs>),
+    /// A mailbox server or an intake for tests, demonstrations and staging
+    Simulate(SimulateArgs),
+    /// Runs the main job here, with sample mail and simulators, and checks every byte
+    Demo(DemoArgs),
+    /// Prints the custom resource definitions as YAML
+    Crds,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CommonArgs {
+    /// Form of the log and the mail log on standard output: json, asyncos or text
+    #[arg(long, env = "TDC_LOG_FORMAT", default_value = "json", value_name = "FORMAT")]
+    pub(crate) log_format: LogFormat,
+    /// What is logged, as directives: info, or info,tdc_ingress=debug
+    #[arg(long, env = "TDC_LOG", default_value = "info", value_name = "FILTER")]
+    pub(crate) log: String,
+    /// Serves /livez, /readyz and /metrics here; absent: nowhere
+    #[arg(long, env = "TDC_ADMIN_LISTEN", value_name = "ADDR:PORT")]
+    pub(crate) admin_listen: Option<SocketAddr>,
+    /// Name of this process among its peers; the default is made of the host's name and the process id
+    #[arg(long, env = "TDC_INSTANCE", value_name = "NAME")]
+    pub(crate) instance: Option<String>,
+    /// The host's name in greetings and EHLO; the default is the system's
+    #[arg(long, env = "TDC_HOSTNAME", value_name = "NAME")]
+    pub(crate) hostname: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BareLfArg {
+    /// A bare LF becomes CRLF
+    Normalize,
+    /// The message is refused with 550
+    Reject,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EdgeArgs {
+    /// Listens for SMTP here
+    #[arg(
+        long,
+        env = "TDC_LISTEN",
+        default_value = "127.0.0.1:2525",
+        value_name = "ADDR:PORT"
+    )]
+    pub(crate) listen: SocketAddr,
+    /// The mailbox server to which all mail goes
+    #[arg(long, env = "TDC_NEXT_HOP", value_name = "HOST:PORT")]
+    pub(crate) next_hop: String,
+    /// Networks that may send, separated by commas
+    #[arg(
+        long,
+        env = "TDC_ALLOW_FROM",
+        default_value = "0.0.0.0/0,::/0",
+        value_delimiter = ',',
+        value_name = "CIDR"
+    )]
+    pub(crate) allow_from: Vec<IpNet>,
+    /// The largest message, in octets
+    #[arg(long, env = "TDC_MAX_SIZE", default_value_t = 50 * 1024 * 1024, value_name = "OCTETS")]
+    pub(crate) max_size: u64,
+    /// The most recipients of one message
+    #[arg(long, env = "TDC_MAX_RECIPIENTS", default_value_t = 1000, value_name = "N")]
+    pub(crate) max_recipients: usize,
+    /// The most client connections at a time
+    #[arg(long, env = "TDC_MAX_CONNECTIONS", default_value_t = 2000, value_name = "N")]
+    pub(crate) max_connections: usize,
+    /// What to do with a bare LF
+    #[arg(long, env = "TDC_BARE_LF", value_enum, default_value = "normalize")]
+    pub(crate) bare_lf: BareLfArg,
+    /// How long a client may be silent
+    #[arg(long, env = "TDC_CLIENT_TIMEOUT", default_value = "300s", value_parser = duration, value_name = "TIME")]
+    pub(crate) client_timeout: Duration,
+    /// How long the next hop may take for one reply
+    #[arg(long, env = "TDC_NEXT_HOP_TIMEOUT", default_value = "100s", value_parser = duration, value_name = "TIME")]
+    pub(crate) next_hop_timeout: Duration,
+    /// Certificate chain in PEM; with it STARTTLS is offered
+    #[arg(long, env = "TDC_TLS_CERT", requires = "tls_key", value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Private key in PEM
+    #[arg(long, env = "TDC_TLS_KEY", requires = "tls_cert", value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Refuses MAIL before STARTTLS
+    #[arg(long, env = "TDC_TLS_REQUIRED", requires = "tls_cert")]
+    pub(crate) tls_required: bool,
+    /// After the signal to stop, how long connections are still accepted
+    #[arg(long, env = "TDC_DRAIN_DELAY", default_value = "0s", value_parser = duration, value_name = "TIME")]
+    pub(crate) drain_delay: Duration,
+    /// After the signal to stop, how long running work may take
+    #[arg(long, env = "TDC_GRACE", default_value = "25s", value_parser = duration, value_name = "TIME")]
+    pub(crate) grace: Duration,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RedisArgs {
+    /// The queue: redis://HOST:PORT/DB, or rediss:// for TLS
+    #[arg(long, env = "TDC_REDIS", value_name = "URL")]
+    pub(crate) redis: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EvaluationArg {
+    /// The policy service decides; the local snapshot when it does not answer
+    Remote,
+    /// The local snapshot decides
+    Local,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PolicyClientArgs {
+    /// The policy service; all addresses of the name are used
+    #[arg(long, env = "TDC_POLICY", value_name = "HOST:PORT")]
+    pub(crate) policy: PolicyAddress,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StandaloneArgs {
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    #[command(flatten)]
+    pub(crate) edge: EdgeArgs,
+    /// Directory of YAML files with the resources
+    #[arg(long, env = "TDC_CONFIG", value_name = "DIR")]
+    pub(crate) config: PathBuf,
+    /// The queue: redis://HOST:PORT/DB; absent: in memory, and lost with the process
+    #[arg(long, env = "TDC_REDIS", value_name = "URL")]
+    pub(crate) redis: Option<String>,
+    #[command(flatten)]
+    pub(crate) delivery: DeliveryArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IngressArgs {
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    #[command(flatten)]
+    pub(crate) edge: EdgeArgs,
+    #[command(flatten)]
+    pub(crate) redis: RedisArgs,
+    #[command(flatten)]
+    pub(crate) policy: PolicyClientArgs,
+    /// Who decides first
+    #[arg(long, env = "TDC_EVALUATION", value_enum, default_value = "remote")]
+    pub(crate) evaluation: EvaluationArg,
+    /// How old the last snapshot may be when the policy service is out of reach
+    #[arg(long, env = "TDC_MAX_STALENESS", default_value = "10m", value_parser = duration, value_name = "TIME")]
+    pub(crate) max_staleness: Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct PolicyArgs {
+    #[command(subcommand)]
+    pub(crate) look: Option<PolicyLook>,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    /// Serves gRPC here
+    #[arg(
+        long,
+        env = "TDC_LISTEN",
+        default_value = "127.0.0.1:9090",
+        value_name = "ADDR:PORT"
+    )]
+    pub(crate) listen: SocketAddr,
+    /// Directory of YAML files with the resources
+    #[arg(long, env = "TDC_CONFIG", value_name = "DIR", required = true)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyLook {
+    /// Says which policy takes each recipient of an envelope, and which copies are due
+    Test(PolicyTestArgs),
+    /// Shows the table in the order in which it is tried
+    Show(PolicySourceArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicySourceArgs {
+    /// Directory of YAML files with the resources
+    #[arg(long, env = "TDC_CONFIG", value_name = "DIR")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyTestArgs {
+    /// MAIL FROM; empty or <> is the null sender
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) from: String,
+    /// RCPT TO, separated by commas
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', required = true)]
+    pub(crate) to: Vec<String>,
+    /// Directory of YAML files with the resources
+    #[arg(
+        long,
+        env = "TDC_CONFIG",
+        value_name = "DIR",
+        required_unless_present = "server"
+    )]
+    pub(crate) config: Option<PathBuf>,
+    /// Asks a running policy service instead
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
+    pub(crate) server: Option<PolicyAddress>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DeliveryArgs {
+    /// A name server for the intake's MX and addresses; the default is the system's
+    #[arg(long, env = "TDC_RESOLVER", value_name = "ADDR:PORT")]
+    pub(crate) resolver: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    #[command(flatten)]
+    pub(crate) redis: RedisArgs,
+    #[command(flatten)]
+    pub(crate) policy: PolicyClientArgs,
+    #[command(flatten)]
+    pub(crate) delivery: DeliveryArgs,
+    /// After the signal to stop, how long running deliveries may take
+    #[arg(long, env = "TDC_GRACE", default_value = "25s", value_parser = duration, value_name = "TIME")]
+    pub(crate) grace: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    #[command(subcommand)]
+    pub(crate) what: SimulateWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SimulateWhat {
+    /// The mailbox server behind the connector: takes everything
+    Mailbox(SimulateMailboxArgs),
+    /// The Message Intake Address: wants STARTTLS, and checks each copy
+    Intake(SimulateIntakeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateCommonArgs {
+    /// Listens here
+    #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDR:PORT")]
+    pub(crate) listen: SocketAddr,
+    /// Keeps each message as N.eml and N.json in this folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) store: Option<PathBuf>,
+    /// Writes the counts to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Certificate folder (ca.pem, cert.pem, key.pem); an empty one gets a throw-away CA and certificate
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tls_dir: Option<PathBuf>,
+    /// A further name for a throw-away certificate
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tls_name: Vec<String>,
+    /// Waits this long before the reply to a message
+    #[arg(long, default_value = "0s", value_parser = duration, value_name = "TIME")]
+    pub(crate) latency: Duration,
+    /// Refuses a recipient: ADDRESS=CODE TEXT, or * for everyone
+    #[arg(long, value_name = "RULE")]
+    pub(crate) reject_rcpt: Vec<String>,
+    /// Refuses the message of a recipient at its end: ADDRESS=CODE TEXT
+    #[arg(long, value_name = "RULE")]
+    pub(crate) reject_message: Vec<String>,
+    /// Does not offer this EHLO keyword
+    #[arg(long, value_name = "KEYWORD")]
+    pub(crate) without: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateMailboxArgs {
+    #[command(flatten)]
+    pub(crate) common: SimulateCommonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SimulateIntakeArgs {
+    #[command(flatten)]
+    pub(crate) common: SimulateCommonArgs,
+    /// Takes copies in the clear too
+    #[arg(long)]
+    pub(crate) allow_plaintext: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Goes on after the report, and says what to try
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// The policy directory; its intakes are pointed at the simulators
+    #[arg(long, default_value = "deploy/demo", value_name = "DIR")]
+    pub(crate) config: PathBuf,
+}
+
+/// `300s`, `10m`, `1h30m`, `250ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let fail = || format!("\"{text}\" is no length of time; write 300s, 10m or 1h30m");
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    if rest.is_empty() {
+        return Err(fail());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(fail)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| fail())?;
+        let unit_end = rest[digits..]
+            .find(|c: char| c.is_ascii_digit())
+            .map_or(rest.len(), |at| digits + at);
+        let millis = match &rest[digits..unit_end] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(fail()),
+        };
+        total += Duration::from_millis(number.checked_mul(millis).ok_or_else(fail)?);
+        rest = &rest[unit_end..];
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lengths_of_time() {
+        let cases = [
+            ("300s", Some(300_000)),
+            ("1h30m", Some(5_400_000)),
+            ("250ms", Some(250)),
+            ("0s", Some(0)),
+            ("5", None),
+            ("s", None),
+            ("1d", None),
+            ("", None),
+            ("-1s", None),
+        ];
+        for (text, millis) in cases {
+            assert_eq!(duration(text).ok(), millis.map(Duration::from_millis), "{text}");
+        }
+    }
+}

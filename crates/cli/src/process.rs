@@ -1,0 +1,147 @@
+//! What every long-running command has in common: log, metrics, health, and an orderly end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tdc_queue::{JournalQueue, MemoryOptions, MemoryQueue, RedisOptions, RedisQueue};
+use tdc_telemetry::{Check, Config, Guard, HealthState, Metrics, Shutdown};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::args::CommonArgs;
+use crate::error::CliError;
+
+/// How often readiness is looked at.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// A running process.
+pub(crate) struct Process {
+    pub(crate) guard: Guard,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: HealthState,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) instance: String,
+    pub(crate) hostname: String,
+    admin: Option<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Sets everything up; signals are taken from here on.
+    pub(crate) async fn start(role: &'static str, args: &CommonArgs) -> Result<Self, CliError> {
+        let (_, shutdown) = tdc_telemetry::signals().map_err(|e| CliError::new("cannot take signals", e))?;
+        let hostname = args.hostname.clone().unwrap_or_else(system_hostname);
+        let instance = args
+            .instance
+            .clone()
+            .unwrap_or_else(|| format!("{hostname}-{}", std::process::id()));
+        let config = Config {
+            role,
+            log_format: args.log_format,
+            log_filter: args.log.clone(),
+            instance: instance.clone(),
+        };
+        let guard = tdc_telemetry::init(&config).map_err(|e| CliError::text(e.to_string()))?;
+        let metrics = Metrics::new(role);
+        guard.observe(&metrics);
+        let health = HealthState::new();
+        let mut process = Self {
+            guard,
+            metrics,
+            health,
+            shutdown,
+            instance,
+            hostname,
+            admin: None,
+        };
+        if let Some(address) = args.admin_listen {
+            process.serve_admin(address).await?;
+        }
+        tracing::info!(
+            role,
+            version = env!("CARGO_PKG_VERSION"),
+            instance = process.instance,
+            "Starting."
+        );
+        Ok(process)
+    }
+
+    async fn serve_admin(&mut self, address: std::net::SocketAddr) -> Result<(), CliError> {
+        let failed = |error| CliError::new(format!("cannot listen on {address} (--admin-listen)"), error);
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        tracing::info!(%address, "Serving health and metrics.");
+        let serve = tdc_telemetry::serve(
+            listener,
+            self.health.clone(),
+            self.metrics.clone(),
+            self.shutdown.clone(),
+        );
+        self.admin = Some(tokio::spawn(async move {
+            if let Err(error) = serve.await {
+                tracing::error!(%error, "Health and metrics are not served any more.");
+            }
+        }));
+        Ok(())
+    }
+
+    /// Sets a check by asking again and again.
+    pub(crate) fn watch_check<F>(&self, check: Check, ask: impl Fn() -> F + Send + 'static)
+    where
+        F: Future<Output = Result<(), String>> + Send,
+    {
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            loop {
+                match ask().await {
+                    Ok(()) => check.ok(),
+                    Err(reason) => check.fail(reason),
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(CHECK_EVERY) => {}
+                    () = shutdown.started() => return,
+                }
+            }
+        });
+    }
+
+    /// Readiness depends on the queue.
+    pub(crate) fn watch_queue(&self, name: &'static str, queue: &Arc<dyn JournalQueue>) {
+        let queue = queue.clone();
+        self.watch_check(self.health.check(name), move || {
+            let queue = queue.clone();
+            async move { queue.check().await.map_err(|error| error.to_string()) }
+        });
+    }
+
+    /// The end: the last lines and spans leave.
+    pub(crate) async fn end(self) {
+        tracing::info!("Stopped.");
+        if let Some(admin) = self.admin {
+            admin.abort();
+        }
+        self.guard.shutdown().await;
+    }
+}
+
+/// The queue behind a URL.
+pub(crate) async fn redis(url: &str) -> Result<Arc<dyn JournalQueue>, CliError> {
+    let queue = RedisQueue::connect(url, RedisOptions::default()).await;
+    Ok(Arc::new(queue.map_err(|error| {
+        CliError::new("cannot use the queue (--redis)", error)
+    })?))
+}
+
+/// The queue of a process of its own.
+pub(crate) fn memory() -> Arc<dyn JournalQueue> {
+    Arc::new(MemoryQueue::new(MemoryOptions::default()))
+}
+
+fn system_hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() {
+        "localhost".to_owned()
+    } else {
+        name.to_owned()
+    }
+}
