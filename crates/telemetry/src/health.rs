@@ -23,6 +23,9 @@ use tokio::net::TcpListener;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
+/// The reason of a check that was never set.
+const STARTING: &str = "starting";
+
 #[derive(Clone, Debug, Serialize)]
 struct Status {
     name: &'static str,
@@ -58,7 +61,7 @@ impl HealthState {
         checks.push(Status {
             name,
             ok: false,
-            reason: "starting".into(),
+            reason: STARTING.into(),
         });
         Check {
             state: self.clone(),
@@ -91,13 +94,14 @@ impl Check {
         let changed = {
             let mut checks = self.state.lock();
             let check = &mut checks[self.index];
+            let known = check.ok || check.reason != STARTING;
             let before = check.ok;
             (check.ok, check.reason) = (ok, reason.to_owned());
-            (before != ok).then_some(check.name)
+            (before != ok || !known).then_some(check.name)
         };
         match (changed, ok) {
             (Some(check), true) => tracing::info!(check, "The check holds."),
-            (Some(check), false) => tracing::warn!(check, reason, "The check does not hold any more."),
+            (Some(check), false) => tracing::warn!(check, reason, "The check does not hold."),
             (None, _) => {}
         }
     }
