@@ -1,5 +1,11 @@
 //! Many entries: how many connections, how they are reused, and how the worker stops.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "a test that cannot go on stops; its tables are read, not passed on"
+)]
+
 mod rig;
 
 use std::collections::HashMap;

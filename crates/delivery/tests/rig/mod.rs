@@ -94,13 +94,22 @@ impl Rig {
     }
 
     pub async fn on(queue: Arc<dyn JournalQueue>, config: WorkerConfig, intake: Intake) -> Self {
+        Self::logging(queue, config, intake, MailLog::disabled()).await
+    }
+
+    pub async fn logging(
+        queue: Arc<dyn JournalQueue>,
+        config: WorkerConfig,
+        intake: Intake,
+        mail_log: MailLog,
+    ) -> Self {
         let (trigger, shutdown): (Trigger, Shutdown) = Trigger::new();
         let metrics = Metrics::new("worker");
         let (snapshots, receiver) = watch::channel(snapshot(vec![intake]));
         let deps = Deps {
             queue: queue.clone(),
             snapshots: receiver,
-            mail_log: MailLog::disabled(),
+            mail_log,
             metrics: WorkerMetrics::register(&metrics),
             ids: Arc::new(IdSource::start(queue.clone()).await),
         };
