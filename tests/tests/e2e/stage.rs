@@ -1,0 +1,321 @@
+//! The processes of one test, on ports of their own; all of them are gone when the stage is dropped.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take before a test fails: generous, since machines are shared.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The program under test: `TDC_BIN`, or the one that was built beside this test.
+fn tdc() -> PathBuf {
+    if let Some(path) = std::env::var_os("TDC_BIN") {
+        return path.into();
+    }
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(Path::parent).unwrap().join("tdc");
+    assert!(path.exists(), "{} is missing; run `cargo build -p tdc` first (make test does)", path.display());
+    path
+}
+
+/// A child process whose output goes to a file.
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(dir: &Path, name: &str, command: &mut Command) -> Self {
+        let log = dir.join(format!("{name}.log"));
+        let out = File::create(&log).unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out.try_clone().unwrap())
+            .stderr(out)
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}; `make test-tools` installs what is missing"));
+        Self { name: name.to_owned(), child, log }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The address behind the first line that holds `text`.
+    fn address(&self, text: &str) -> SocketAddr {
+        wait_for(&format!("{} to say \"{text}\"", self.name), || {
+            let log = self.log();
+            let line = log.lines().find(|line| line.contains(text))?;
+            line.split(['"', ' ', ',']).find_map(|word| word.parse().ok())
+        })
+    }
+
+    /// SIGTERM; the exit must be clean.
+    pub(crate) fn terminate(mut self) {
+        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+        let status = wait_for(&format!("{} to end", self.name), || self.child.try_wait().unwrap());
+        assert!(status.success(), "{} ended with {status}: {}", self.name, self.log());
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            println!("--- {} (last lines first) ---\n{}", self.name, tail.join("\n"));
+        }
+    }
+}
+
+/// Asks until there is an answer.
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A message that arrived.
+pub(crate) struct Arrived {
+    pub(crate) record: Value,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Arrived {
+    pub(crate) fn from(&self) -> &str {
+        self.record["mail_from"].as_str().unwrap()
+    }
+
+    pub(crate) fn to(&self) -> Vec<&str> {
+        let to = self.record["rcpt_to"].as_array().unwrap();
+        to.iter().map(|to| to["address"].as_str().unwrap()).collect()
+    }
+}
+
+/// How a stage differs from the usual one.
+#[derive(Default)]
+pub(crate) struct Options {
+    /// Further arguments of the mailbox simulator.
+    pub(crate) mailbox: Vec<&'static str>,
+    /// Further settings of the connector, as YAML lines of its `spec`.
+    pub(crate) connector: &'static str,
+    /// Environment of the roles.
+    pub(crate) env: Vec<(&'static str, String)>,
+}
+
+/// Mailbox, intake, Redis, policy, ingress, worker.
+pub(crate) struct Stage {
+    pub(crate) dir: TempDir,
+    pub(crate) smtp: SocketAddr,
+    redis_port: u16,
+    policy_address: SocketAddr,
+    env: Vec<(&'static str, String)>,
+    pub(crate) redis: Option<Process>,
+    pub(crate) worker: Option<Process>,
+    pub(crate) ingress: Process,
+    pub(crate) policy: Option<Process>,
+    _mailbox: Process,
+    _intake: Process,
+}
+
+impl Stage {
+    pub(crate) fn build(options: Options) -> Self {
+        let dir = TempDir::new().unwrap();
+        let redis_port = free_port();
+        let redis = start_redis(dir.path(), redis_port);
+        let mut simulate = Command::new(tdc());
+        simulate.args(["simulate", "mailbox", "--store"]).arg(dir.path().join("mailbox")).args(&options.mailbox);
+        let mailbox = Process::start(dir.path(), "simulate-mailbox", &mut simulate);
+        let mut simulate = Command::new(tdc());
+        simulate
+            .args(["simulate", "intake", "--store"])
+            .arg(dir.path().join("intake"))
+            .arg("--tls-dir")
+            .arg(dir.path().join("tls"))
+            .arg("--report")
+            .arg(dir.path().join("report.json"));
+        let intake = Process::start(dir.path(), "simulate-intake", &mut simulate);
+        let next_hop = mailbox.address("listening on");
+        let intake_address = intake.address("listening on");
+        write_policies(dir.path(), intake_address, options.connector);
+        let env = options.env;
+        let mut role = Command::new(tdc());
+        role.args(["policy", "--listen", "127.0.0.1:0", "--config"]).arg(dir.path().join("config"));
+        let policy = Process::start(dir.path(), "policy", role.envs(env.iter().cloned()));
+        let policy_address = policy.address("Serving policy decisions.");
+        let mut role = Command::new(tdc());
+        role.args(["ingress", "--listen", "127.0.0.1:0", "--next-hop", &next_hop.to_string()])
+            .args(["--redis", &redis_url(redis_port), "--policy", &policy_address.to_string()]);
+        let ingress = Process::start(dir.path(), "ingress", role.envs(env.iter().cloned()));
+        let smtp = ingress.address("Accepting mail.");
+        wait_for("the policies to reach ingress", || ingress.log().contains("Applied a policy snapshot").then_some(()));
+        let mut stage = Self {
+            dir,
+            smtp,
+            redis_port,
+            policy_address,
+            env,
+            redis: Some(redis),
+            worker: None,
+            ingress,
+            policy: Some(policy),
+            _mailbox: mailbox,
+            _intake: intake,
+        };
+        stage.start_worker();
+        stage
+    }
+
+    pub(crate) fn start_worker(&mut self) {
+        let mut role = Command::new(tdc());
+        role.args(["worker", "--redis", &redis_url(self.redis_port), "--policy", &self.policy_address.to_string()]);
+        let worker = Process::start(self.dir.path(), "worker", role.envs(self.env.iter().cloned()));
+        self.worker = Some(worker);
+    }
+
+    pub(crate) fn stop_redis(&mut self) {
+        if let Some(redis) = self.redis.take() {
+            redis.kill();
+        }
+    }
+
+    pub(crate) fn restart_redis(&mut self) {
+        self.redis = Some(start_redis(self.dir.path(), self.redis_port));
+    }
+
+    /// What the mailbox server has, in the order of arrival.
+    pub(crate) fn mailbox(&self) -> Vec<Arrived> {
+        arrived(&self.dir.path().join("mailbox"))
+    }
+
+    /// What the intake has, once it has at least `count`.
+    pub(crate) fn intake(&self, count: usize) -> Vec<Arrived> {
+        let dir = self.dir.path().join("intake");
+        wait_for(&format!("{count} copies"), || (records(&dir).len() >= count).then_some(()));
+        arrived(&dir)
+    }
+
+    /// The intake's own report.
+    pub(crate) fn report(&self) -> Value {
+        let path = self.dir.path().join("report.json");
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    }
+
+    /// Sends with swaks; gives its transcript and whether it succeeded.
+    pub(crate) fn swaks(&self, from: &str, to: &str, message: Option<&[u8]>) -> (bool, String) {
+        let mut command = Command::new("swaks");
+        command.args(["--server", &self.smtp.to_string(), "--from", from, "--to", to, "--helo", "client.example"]);
+        command.args(["--timeout", "60"]);
+        if let Some(message) = message {
+            let path = self.dir.path().join("message.eml");
+            File::create(&path).unwrap().write_all(message).unwrap();
+            command.arg("--data").arg(path);
+        }
+        let output = run(&mut command);
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Runs a client to its end.
+pub(crate) fn run(command: &mut Command) -> Output {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}; `make test-tools` installs it"))
+}
+
+fn redis_url(port: u16) -> String {
+    format!("redis://127.0.0.1:{port}/0")
+}
+
+fn start_redis(dir: &Path, port: u16) -> Process {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "always"]);
+    command.args(["--save", "", "--dir"]).arg(dir);
+    let redis = Process::start(dir, "redis", &mut command);
+    wait_for("Redis", || redis.log().contains("Ready to accept connections").then_some(()));
+    redis
+}
+
+fn records(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.extension().is_some_and(|e| e == "json")).collect()
+}
+
+fn arrived(dir: &Path) -> Vec<Arrived> {
+    let mut all: Vec<Arrived> = records(dir)
+        .into_iter()
+        .map(|path| Arrived {
+            record: serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap(),
+            bytes: std::fs::read(path.with_extension("eml")).unwrap(),
+        })
+        .collect();
+    all.sort_by_key(|message| message.record["number"].as_u64());
+    all
+}
+
+fn write_policies(dir: &Path, intake: SocketAddr, connector: &str) {
+    let ca = wait_for("the intake's CA", || std::fs::read_to_string(dir.join("tls/ca.pem")).ok());
+    let ca = ca.lines().map(|line| format!("      {line}\n")).collect::<String>();
+    let address = |name: &str, format: &str| {
+        format!(
+            "---\napiVersion: tdc.dev/v1alpha1\nkind: IntakeAddress\nmetadata: {{ name: {name} }}\nspec:\n  \
+             address: {name}@intake.example\n  format: {format}\n  \
+             route: {{ host: 127.0.0.1, port: {} }}\n  tls:\n    mode: Verify\n    serverName: localhost\n    \
+             caBundle: |\n{ca}",
+            intake.port()
+        )
+    };
+    let policy = |name: &str, order: u32, users: &str, journaling: &str| {
+        format!(
+            "---\napiVersion: tdc.dev/v1alpha1\nkind: MailPolicy\nmetadata: {{ name: {name} }}\nspec:\n  \
+             order: {order}\n  users:\n  - {users}\n  journaling: {journaling}\n"
+        )
+    };
+    let text = [
+        "apiVersion: tdc.dev/v1alpha1\nkind: ThreatDefenseConnector\nmetadata: { name: default }\nspec:\n  \
+         defaultIntake: etd-eu\n"
+            .to_owned(),
+        connector.to_owned(),
+        address("etd-eu", "JournalReport"),
+        address("etd-finance", "Raw"),
+        policy("hr", 10, "recipients: { anyOf: [\"@hr.example\"] }", "{ mode: Disabled }"),
+        policy(
+            "finance",
+            20,
+            "recipients: { anyOf: [\"@finance.example\"], noneOf: [\"intern@finance.example\"] }",
+            "{ mode: Custom, intake: etd-finance }",
+        ),
+        policy("partners", 30, "senders: { anyOf: [\"@.partner.example\"] }", "{ mode: Custom, intake: etd-finance }"),
+        policy("staff", 40, "recipients: { anyOf: [\"@company.example\"] }", "{ mode: Global }"),
+    ]
+    .concat();
+    let config = dir.join("config");
+    std::fs::create_dir_all(&config).unwrap();
+    std::fs::write(config.join("all.yaml"), text).unwrap();
+}
