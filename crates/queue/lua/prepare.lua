@@ -8,7 +8,8 @@ local body = BODY .. id
 if redis.call('HGET', body, 'st') then return 0 end
 local found = 0
 for i = 0, chunks - 1 do found = found + redis.call('HSTRLEN', body, i) end
-if found ~= bytes then return -1 end
+-- The fields besides them are one, m: a gap shows even where an empty chunk hides it from the sum.
+if found ~= bytes or redis.call('HLEN', body) ~= chunks + 1 then return -1 end
 redis.call('HSET', body, 'st', 'p', 'n', chunks, 'sz', bytes, 'at', 0, 'life', ARGV[7], 'ret', ARGV[8])
 redis.call('PEXPIRE', body, tonumber(ARGV[6]) + tonumber(ARGV[7]) + GRACE + tonumber(ARGV[8]))
 redis.call('ZADD', PREPARED, NOW + tonumber(ARGV[6]), id)

@@ -1,0 +1,50 @@
+//! One suite of the queue's invariants, run on both implementations.
+
+mod common;
+mod suite;
+
+use common::Kind;
+
+macro_rules! on_both {
+    ($($module:ident :: $test:ident,)+) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $test() {
+                super::suite::$module::$test(super::Kind::Memory).await;
+            })+
+        }
+        mod redis_streams {
+            $(#[tokio::test]
+            async fn $test() {
+                super::suite::$module::$test(super::Kind::Redis).await;
+            })+
+        }
+    };
+}
+
+on_both! {
+    arrival::passes_a_message_on_whole,
+    arrival::takes_an_empty_body,
+    arrival::needs_every_chunk,
+    arrival::refuses_a_chunk_too_large,
+    arrival::steps_can_be_repeated,
+    arrival::commits_only_what_exists,
+    arrival::abort_leaves_nothing,
+    arrival::unfinished_bodies_go_by_themselves,
+    arrival::lifetime_starts_at_commit,
+    arrival::doubt_is_resolved_by_delivery,
+    claims::hands_out_in_order_and_given_back_first,
+    claims::a_claim_is_good_once,
+    claims::retries_when_due,
+    claims::heartbeat_keeps_and_silence_loses,
+    claims::the_loser_never_renews,
+    claims::many_workers_deliver_each_once,
+    claims::wakes_who_waits,
+    ends::each_end_is_counted_and_told,
+    ends::retained_bodies_stay_for_their_time,
+    ends::expires_on_the_way,
+    ends::in_flight_is_left_to_its_worker,
+    ends::dead_letters_are_bounded,
+    ends::intakes_are_apart,
+    ends::numbers_are_never_given_twice,
+}
