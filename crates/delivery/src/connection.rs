@@ -100,8 +100,8 @@ impl Connection {
                 self.link = Some((link, self.lane.established()));
                 true
             }
-            Err(_) => {
-                self.lane.refused();
+            Err(undialed) => {
+                self.lane.refused(&undialed.outcome);
                 false
             }
         }
@@ -202,7 +202,7 @@ impl Connection {
                 match dialed {
                     Ok(link) => self.link = Some((link, self.lane.established())),
                     Err(Undialed { outcome, dcid }) => {
-                        self.lane.refused();
+                        self.lane.refused(&outcome);
                         return Left::Ended(outcome, dcid);
                     }
                 }
@@ -241,7 +241,7 @@ impl Connection {
         };
         link.messages += 1;
         if matches!(outcome, Outcome::Replied { code: 421, .. }) {
-            self.lane.refused();
+            self.lane.refused(outcome);
         }
         let full = link.messages >= link.intake.connections.messages_per_connection.max(1);
         match transaction::reusable(link, outcome) {

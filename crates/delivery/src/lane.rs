@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tdc_core::outcome::{Next, Outcome, next};
 use tdc_core::policy::Intake;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -177,9 +178,14 @@ impl Lane {
         self.work.notified().await;
     }
 
-    /// The intake would not have a connection.
-    pub(crate) fn refused(&self) {
-        self.refusals.fetch_add(1, Ordering::AcqRel);
+    /// The intake would not have a connection. Only trouble that may pass is worth a pause: the table of outcomes
+    /// wants the others to end at once.
+    pub(crate) fn refused(&self, outcome: &Outcome) {
+        if next(outcome, 0, &self.intake.load().retry) == Next::Retry {
+            self.refusals.fetch_add(1, Ordering::AcqRel);
+        } else {
+            self.refusals.store(0, Ordering::Release);
+        }
         self.demand().refused(self.slots.count());
     }
 

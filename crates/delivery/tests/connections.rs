@@ -144,6 +144,24 @@ async fn an_intake_that_was_away_gets_what_waits() {
 }
 
 #[tokio::test]
+async fn what_will_not_pass_is_not_paced() {
+    let server = Server::start(Options::default()).await;
+    let mut intake = intake(server.address);
+    // TLS is asked for and not offered.
+    intake.tls.mode = TlsMode::Encrypt;
+    let rig = Rig::start(config(), intake).await;
+    for _ in 0..100 {
+        rig.put(ORIGINAL, Duration::from_secs(25)).await;
+    }
+    let stats = rig.ended(100).await;
+    assert_eq!(
+        (stats.hard_bounced, stats.soft_bounced, stats.expired),
+        (100, 0, 0)
+    );
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_stop_finishes_what_runs_and_gives_back_the_rest() {
     let cases = [
         (
