@@ -4,6 +4,10 @@
     unreachable_pub,
     reason = "KubeSchema puts a copy of each `pub struct` into a function"
 )]
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each `printcolumn` has a type and a path of its own"
+)]
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -113,7 +117,7 @@ pub struct Route {
 }
 
 /// What is asked of TLS on the way to an intake.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(
     validation = Rule::new("self.mode == 'Verify' || !has(self.serverName) || size(self.serverName) == 0")
         .message("serverName is only used with mode Verify; remove it, or set mode: Verify")
@@ -231,17 +235,6 @@ fn messages_per_connection() -> i32 {
 
 fn once() -> i32 {
     1
-}
-
-impl Default for Tls {
-    fn default() -> Self {
-        Self {
-            mode: TlsMode::default(),
-            min_version: TlsVersion::default(),
-            server_name: None,
-            ca_bundle: None,
-        }
-    }
 }
 
 impl Default for Connections {

@@ -1,4 +1,20 @@
 //! The custom resources, their rules, and the one function that compiles them into a policy table.
+//!
+//! The types of [`connector`], [`intake`] and [`mail_policy`] are the source of everything: the definitions that
+//! [`crds`] returns carry their bounds, defaults and rules, the API server enforces these, and [`load_dir`] enforces
+//! the very same on files. So an object that compiles in one place compiles in all, and [`compile`] says the same of it.
+//!
+//! What always holds: no client and no watch of a cluster here. Objects come in as values and leave as a table and
+//! verdicts; who asks decides where they come from and where the verdicts go.
+//!
+//! | part | holds |
+//! |---|---|
+//! | [`connector`], [`intake`], [`mail_policy`] | the three kinds of `tdc.dev/v1alpha1` |
+//! | [`syntax`] | the forms of their strings, and what a person is told about them |
+//! | [`crds`], [`crd`], [`crds_yaml`] | the CustomResourceDefinitions |
+//! | [`compile`] | objects to policy table and verdicts; its rules for what cannot be read |
+//! | [`load_dir`], [`ConfigWatcher`] | `--config DIR`: the same YAML from files, with file, line and field of each error |
+
 mod compile;
 pub mod connector;
 mod crds;

@@ -7,6 +7,10 @@
     unreachable_pub,
     reason = "KubeSchema puts a copy of each `pub struct` into a function"
 )]
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each `printcolumn` has a type and a path of its own"
+)]
 
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

@@ -37,7 +37,11 @@ pub struct Compiled {
     pub verdicts: Vec<Verdict>,
 }
 
-/// Compiles the objects of one namespace. Kind and name identify an object; should two intakes of several namespaces
+/// Compiles the objects of one namespace.
+///
+/// It never fails: what cannot be used is said in the verdicts. An unreadable pattern makes a policy take fewer
+/// recipients, never more; a policy whose intake does not resolve stays in the table as
+/// [`Unresolved`](tdc_core::policy::Journaling::Unresolved) and its mail follows `failurePolicy`. Kind and name identify an object; should two intakes of several namespaces
 /// have the same name, the oldest counts.
 pub fn compile(objects: &Objects) -> Compiled {
     let Objects {
