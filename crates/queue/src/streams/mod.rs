@@ -40,8 +40,6 @@ const IDS: &str = "tdc:ids";
 const BATCH: u64 = 256;
 /// Rounds of one sweep.
 const ROUNDS: usize = 40;
-/// A consumer that holds nothing and was not seen for this long is forgotten.
-const CONSUMER_IDLE: Duration = Duration::from_secs(3600);
 /// A body larger than this goes over the bodies' connection.
 const SMALL: usize = 64 * 1024;
 
@@ -268,7 +266,7 @@ impl JournalQueue for RedisQueue {
         for _ in 0..ROUNDS {
             let mut cmd = call(&script::SWEEP, intake, options);
             cmd.arg(millis(options.takeover)).arg(millis(options.scan_every));
-            cmd.arg(BATCH).arg(millis(CONSUMER_IDLE));
+            cmd.arg(BATCH).arg(millis(options.consumer_idle));
             let [promoted, in_doubt, expired]: [u64; 3] = read(self.control.one(cmd).await?)?;
             done.promoted += promoted;
             done.committed_in_doubt += in_doubt;

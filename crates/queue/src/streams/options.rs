@@ -19,6 +19,8 @@ pub struct RedisOptions {
     pub dead_letters: u64,
     /// Bytes of bodies that one claim returns at most; a single larger body is still returned.
     pub claim_bytes: u64,
+    /// A consumer that holds nothing and was not seen for this long is forgotten: pods' names never come again.
+    pub consumer_idle: Duration,
     /// The longest wait for the answer to a step, reconnecting included.
     pub command_timeout: Duration,
     /// The same for a step that moves bodies.
@@ -36,6 +38,7 @@ impl Default for RedisOptions {
             write_ttl: Duration::from_secs(15 * 60),
             dead_letters: 10_000,
             claim_bytes: 64 * 1024 * 1024,
+            consumer_idle: Duration::from_secs(3600),
             command_timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(30),
             ca_bundle: None,

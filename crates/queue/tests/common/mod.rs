@@ -205,6 +205,17 @@ impl Subject {
     }
 }
 
+pub async fn connect(server: &RedisServer, options: RedisOptions) -> RedisQueue {
+    RedisQueue::connect(&server.url(), options)
+        .await
+        .expect("connects")
+}
+
+/// A body of one chunk.
+pub fn body(bytes: usize) -> Vec<Bytes> {
+    vec![vec![b'x'; bytes].into()]
+}
+
 /// An entry that stays as it is for the whole test.
 pub fn entry() -> NewEntry {
     NewEntry {

@@ -7,7 +7,7 @@ use tdc_queue::{End, EntryKey, EntryMeta, MAX_CHUNK, NewEntry, QueueError, Stats
 
 use crate::common::{HOUR, INTAKE, Kind, Limits, entry, eventually};
 
-pub async fn passes_a_message_on_whole(kind: Kind) {
+pub(crate) async fn passes_a_message_on_whole(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     let chunks: Vec<Bytes> = vec![
@@ -103,7 +103,7 @@ pub async fn passes_a_message_on_whole(kind: Kind) {
     );
 }
 
-pub async fn takes_an_empty_body(kind: Kind) {
+pub(crate) async fn takes_an_empty_body(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     for rest in [vec![], vec![Bytes::new()]] {
         let new = NewEntry { size: 0, ..entry() };
@@ -127,7 +127,7 @@ pub async fn takes_an_empty_body(kind: Kind) {
     assert_eq!(subject.leftovers().await, [""; 0]);
 }
 
-pub async fn needs_every_chunk(kind: Kind) {
+pub(crate) async fn needs_every_chunk(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     for (written, first_index, rest, size, whole, why) in [
         (vec![0, 1], 2, 1, 15, true, "all there"),
@@ -160,7 +160,7 @@ pub async fn needs_every_chunk(kind: Kind) {
     assert_eq!(subject.leftovers().await, [""; 0]);
 }
 
-pub async fn refuses_a_chunk_too_large(kind: Kind) {
+pub(crate) async fn refuses_a_chunk_too_large(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let large = Bytes::from(vec![0; MAX_CHUNK + 1]);
     let key = EntryKey::new(INTAKE);
@@ -176,7 +176,7 @@ pub async fn refuses_a_chunk_too_large(kind: Kind) {
 }
 
 /// A step whose answer was lost is done again.
-pub async fn steps_can_be_repeated(kind: Kind) {
+pub(crate) async fn steps_can_be_repeated(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     let new = entry();
@@ -222,7 +222,7 @@ pub async fn steps_can_be_repeated(kind: Kind) {
     );
 }
 
-pub async fn commits_only_what_exists(kind: Kind) {
+pub(crate) async fn commits_only_what_exists(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     let writing = EntryKey::new(INTAKE);
@@ -251,7 +251,7 @@ pub async fn commits_only_what_exists(kind: Kind) {
     );
 }
 
-pub async fn abort_leaves_nothing(kind: Kind) {
+pub(crate) async fn abort_leaves_nothing(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     let writing = EntryKey::new(INTAKE);
@@ -290,7 +290,7 @@ pub async fn abort_leaves_nothing(kind: Kind) {
     );
 }
 
-pub async fn unfinished_bodies_go_by_themselves(kind: Kind) {
+pub(crate) async fn unfinished_bodies_go_by_themselves(kind: Kind) {
     let subject = kind
         .start(Limits {
             write_ttl: Duration::from_millis(100),
@@ -315,7 +315,7 @@ pub async fn unfinished_bodies_go_by_themselves(kind: Kind) {
     );
 }
 
-pub async fn lifetime_starts_at_commit(kind: Kind) {
+pub(crate) async fn lifetime_starts_at_commit(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let new = entry();
     let key = new.key.clone();
@@ -330,7 +330,7 @@ pub async fn lifetime_starts_at_commit(kind: Kind) {
     );
 }
 
-pub async fn doubt_is_resolved_by_delivery(kind: Kind) {
+pub(crate) async fn doubt_is_resolved_by_delivery(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     subject.prepare(entry()).await;

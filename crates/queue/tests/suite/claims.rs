@@ -13,7 +13,7 @@ fn soft() -> RetryReason {
     RetryReason::SoftBounce("451 4.3.0 later".to_owned())
 }
 
-pub async fn hands_out_in_order_and_given_back_first(kind: Kind) {
+pub(crate) async fn hands_out_in_order_and_given_back_first(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     let mut ids = Vec::new();
@@ -57,7 +57,7 @@ pub async fn hands_out_in_order_and_given_back_first(kind: Kind) {
     assert_eq!(subject.claim_ids("w1", 9).await, [""; 0]);
 }
 
-pub async fn a_claim_is_good_once(kind: Kind) {
+pub(crate) async fn a_claim_is_good_once(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     subject.add(entry()).await;
@@ -150,7 +150,7 @@ pub async fn a_claim_is_good_once(kind: Kind) {
     );
 }
 
-pub async fn retries_when_due(kind: Kind) {
+pub(crate) async fn retries_when_due(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     subject.add(entry()).await;
@@ -207,7 +207,7 @@ pub async fn retries_when_due(kind: Kind) {
     assert_eq!(queue.stats(INTAKE).await.expect("stats").soft_bounced, 4);
 }
 
-pub async fn heartbeat_keeps_and_silence_loses(kind: Kind) {
+pub(crate) async fn heartbeat_keeps_and_silence_loses(kind: Kind) {
     let takeover = Duration::from_millis(600);
     let subject = kind
         .start(Limits {
@@ -257,7 +257,7 @@ pub async fn heartbeat_keeps_and_silence_loses(kind: Kind) {
     );
 }
 
-pub async fn the_loser_never_renews(kind: Kind) {
+pub(crate) async fn the_loser_never_renews(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     subject.add(entry()).await;
@@ -293,7 +293,7 @@ pub async fn the_loser_never_renews(kind: Kind) {
     );
 }
 
-pub async fn many_workers_deliver_each_once(kind: Kind) {
+pub(crate) async fn many_workers_deliver_each_once(kind: Kind) {
     let subject = Arc::new(kind.start(Limits::default()).await);
     let producer = tokio::spawn({
         let subject = Arc::clone(&subject);
@@ -351,7 +351,7 @@ pub async fn many_workers_deliver_each_once(kind: Kind) {
 }
 
 /// A wait ends at the poll at the latest, so what is shown is that most end before it.
-pub async fn wakes_who_waits(kind: Kind) {
+pub(crate) async fn wakes_who_waits(kind: Kind) {
     let subject = Arc::new(kind.start(Limits::default()).await);
     let mut poll = Duration::ZERO;
     for _ in 0..3 {

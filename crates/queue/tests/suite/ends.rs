@@ -17,7 +17,7 @@ fn hard() -> End {
     }
 }
 
-pub async fn each_end_is_counted_and_told(kind: Kind) {
+pub(crate) async fn each_end_is_counted_and_told(kind: Kind) {
     let cases = [
         (
             End::Delivered,
@@ -107,7 +107,7 @@ pub async fn each_end_is_counted_and_told(kind: Kind) {
     }
 }
 
-pub async fn retained_bodies_stay_for_their_time(kind: Kind) {
+pub(crate) async fn retained_bodies_stay_for_their_time(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     for end in [
@@ -173,7 +173,7 @@ pub async fn retained_bodies_stay_for_their_time(kind: Kind) {
     );
 }
 
-pub async fn expires_on_the_way(kind: Kind) {
+pub(crate) async fn expires_on_the_way(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     let brief = || NewEntry {
@@ -236,7 +236,7 @@ pub async fn expires_on_the_way(kind: Kind) {
     assert_eq!(queue.stats(INTAKE).await.expect("stats").retrying, 0);
 }
 
-pub async fn in_flight_is_left_to_its_worker(kind: Kind) {
+pub(crate) async fn in_flight_is_left_to_its_worker(kind: Kind) {
     let lifetime = Duration::from_millis(500);
     let subject = kind
         .start(Limits {
@@ -271,7 +271,7 @@ pub async fn in_flight_is_left_to_its_worker(kind: Kind) {
     );
 }
 
-pub async fn dead_letters_are_bounded(kind: Kind) {
+pub(crate) async fn dead_letters_are_bounded(kind: Kind) {
     let subject = kind
         .start(Limits {
             dead_letters: 10,
@@ -313,7 +313,7 @@ pub async fn dead_letters_are_bounded(kind: Kind) {
     );
 }
 
-pub async fn intakes_are_apart(kind: Kind) {
+pub(crate) async fn intakes_are_apart(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;
     let mut keys = Vec::new();
@@ -347,7 +347,7 @@ pub async fn intakes_are_apart(kind: Kind) {
     assert_eq!(queue.stats("a").await.expect("stats").ready, 1);
 }
 
-pub async fn numbers_are_never_given_twice(kind: Kind) {
+pub(crate) async fn numbers_are_never_given_twice(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let mut seen = BTreeSet::new();
     let (one, two) = (

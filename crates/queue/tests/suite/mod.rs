@@ -1,5 +1,5 @@
 //! The scenarios. Each starts the queue it is told to, with the limits it needs.
 
-pub mod arrival;
-pub mod claims;
-pub mod ends;
+pub(crate) mod arrival;
+pub(crate) mod claims;
+pub(crate) mod ends;

@@ -1,0 +1,254 @@
+//! One intake's entries, as a state machine without locks, clocks or tasks: the time is a parameter.
+//!
+//! What always holds: an entry's state and the index that lists it change in the same call. A committed entry is in
+//! `active` until it ends, and in exactly one of `ready`, `in_flight`, `waiting`.
+
+mod arrival;
+mod claims;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::MemoryOptions;
+use crate::entry::{DeadLetter, End, EntryKey, EntryMeta, Stats, Sweep};
+
+/// What an entry costs besides its body and texts, in bytes: an estimate, so that empty ones are bounded too.
+const OVERHEAD: u64 = 512;
+
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    entries: HashMap<Arc<str>, Entry>,
+    /// Committed and not ended, in the order of commits.
+    active: BTreeMap<u64, Arc<str>>,
+    /// Given back (`false`) before never claimed (`true`), each in the order of commits.
+    ready: BTreeSet<(bool, u64)>,
+    in_flight: BTreeSet<u64>,
+    waiting: BTreeSet<(Instant, u64)>,
+    dead: VecDeque<DeadLetter>,
+    /// Only the counters are kept here; the gauges are the sizes of the above.
+    counters: Stats,
+    /// Commits and hand-outs so far: numbers that never come twice.
+    serial: u64,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    meta: EntryMeta,
+    chunks: BTreeMap<u32, Bytes>,
+    /// What it counts for in `Lane::bytes`.
+    cost: u64,
+    lifetime: Duration,
+    retain: Option<Duration>,
+    /// Its number in `active`; 0 before commit.
+    place: u64,
+    committed: Instant,
+    expires: Instant,
+    attempts: u32,
+    in_doubt: bool,
+    possible_delivery: bool,
+    last_error: String,
+}
+
+#[derive(Debug)]
+enum State {
+    Writing {
+        until: Instant,
+    },
+    Prepared {
+        deadline: Instant,
+    },
+    Ready {
+        fresh: bool,
+    },
+    InFlight {
+        consumer: Arc<str>,
+        token: Arc<str>,
+        beat: Instant,
+    },
+    Waiting {
+        due: Instant,
+    },
+    Retained {
+        until: Instant,
+    },
+}
+
+impl Entry {
+    fn new(now: Instant) -> Self {
+        Self {
+            state: State::Writing { until: now },
+            meta: EntryMeta::default(),
+            chunks: BTreeMap::new(),
+            cost: OVERHEAD,
+            lifetime: Duration::ZERO,
+            retain: None,
+            place: 0,
+            committed: now,
+            expires: now,
+            attempts: 0,
+            in_doubt: false,
+            possible_delivery: false,
+            last_error: String::new(),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.chunks.values().map(|chunk| chunk.len() as u64).sum()
+    }
+}
+
+impl Lane {
+    /// Memory that the lane is charged for, in bytes.
+    pub(in crate::memory) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(in crate::memory) fn sweep(&mut self, options: &MemoryOptions, now: Instant) -> Sweep {
+        let mut done = Sweep::default();
+        self.reclaim(options.takeover, now);
+        let over: Vec<Arc<str>> = self
+            .active
+            .values()
+            .filter(|id| self.is_over(id, options.grace, now))
+            .cloned()
+            .collect();
+        for id in over {
+            self.finish(&id, &End::Expired, options, now);
+            done.expired += 1;
+        }
+        while let Some(&(due, place)) = self.waiting.first()
+            && due <= now
+        {
+            self.waiting.remove(&(due, place));
+            self.give_back(place);
+            done.promoted += 1;
+        }
+        let mut in_doubt = Vec::new();
+        let mut gone = Vec::new();
+        for (id, entry) in &self.entries {
+            match entry.state {
+                State::Prepared { deadline } if deadline <= now => in_doubt.push((deadline, Arc::clone(id))),
+                State::Writing { until } | State::Retained { until } if until <= now => {
+                    gone.push(Arc::clone(id));
+                }
+                _ => {}
+            }
+        }
+        gone.iter().for_each(|id| self.forget(id));
+        in_doubt.sort_unstable();
+        for (_, id) in in_doubt {
+            done.committed_in_doubt += u64::from(self.commit(&id, true, now) == Some(true));
+        }
+        done
+    }
+
+    pub(in crate::memory) fn stats(&self, now: Instant) -> Stats {
+        let oldest = self.active.values().next().and_then(|id| self.entries.get(id));
+        Stats {
+            ready: self.ready.len() as u64,
+            in_flight: self.in_flight.len() as u64,
+            retrying: self.waiting.len() as u64,
+            prepared: self
+                .entries
+                .values()
+                .filter(|e| matches!(e.state, State::Prepared { .. }))
+                .count() as u64,
+            oldest: oldest.map_or(Duration::ZERO, |entry| now - entry.committed),
+            active_recipients: self.active.len() as u64,
+            ..self.counters
+        }
+    }
+
+    /// The newest dead letters first.
+    pub(in crate::memory) fn dead_letters(&self) -> impl Iterator<Item = &DeadLetter> {
+        self.dead.iter().rev()
+    }
+
+    pub(in crate::memory) fn dead_body(&self, id: &Arc<str>, now: Instant) -> Option<Vec<Bytes>> {
+        let entry = self.entries.get(id)?;
+        match entry.state {
+            State::Retained { until } if until > now => Some(entry.chunks.values().cloned().collect()),
+            _ => None,
+        }
+    }
+
+    fn is_over(&self, id: &Arc<str>, grace: Duration, now: Instant) -> bool {
+        self.entries.get(id).is_some_and(|entry| match entry.state {
+            State::InFlight { .. } => entry.expires + grace <= now,
+            _ => entry.expires <= now,
+        })
+    }
+
+    /// Ends a committed entry: out of every index, counted, and (unless delivered) among the dead letters.
+    fn finish(&mut self, id: &Arc<str>, end: &End, options: &MemoryOptions, now: Instant) {
+        let Some(entry) = self.entries.get_mut(id) else {
+            return;
+        };
+        let place = entry.place;
+        match entry.state {
+            State::Ready { fresh } => drop(self.ready.remove(&(fresh, place))),
+            State::Waiting { due } => drop(self.waiting.remove(&(due, place))),
+            State::InFlight { .. } => drop(self.in_flight.remove(&place)),
+            State::Writing { .. } | State::Prepared { .. } | State::Retained { .. } => return,
+        }
+        self.active.remove(&place);
+        let retain = match end {
+            End::Delivered => None,
+            End::HardBounced { .. } | End::PossibleDelivery { .. } | End::Expired => entry.retain,
+        };
+        match end {
+            End::Delivered => self.counters.delivered += 1,
+            End::HardBounced { .. } => self.counters.hard_bounced += 1,
+            End::PossibleDelivery { .. } => self.counters.possible_delivery += 1,
+            End::Expired => self.counters.expired += 1,
+        }
+        if *end != End::Delivered {
+            self.dead.push_back(dead_letter(id, entry, end));
+            while self.dead.len() > options.dead_letters {
+                self.dead.pop_front();
+            }
+        }
+        match retain {
+            Some(time) => entry.state = State::Retained { until: now + time },
+            None => self.forget(id),
+        }
+    }
+
+    fn forget(&mut self, id: &Arc<str>) {
+        if let Some(entry) = self.entries.remove(id) {
+            self.bytes -= entry.cost;
+        }
+    }
+}
+
+/// The intake's name is added by who reads it.
+fn dead_letter(id: &Arc<str>, entry: &Entry, end: &End) -> DeadLetter {
+    let (class, detail) = end.reason();
+    let ended = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    DeadLetter {
+        key: EntryKey {
+            intake: "".into(),
+            id: Arc::clone(id),
+        },
+        end: end.counter().to_owned(),
+        class: class.to_owned(),
+        detail: if detail.is_empty() {
+            entry.last_error.clone()
+        } else {
+            detail.to_owned()
+        },
+        attempts: entry.attempts,
+        size: entry.size(),
+        ended_ms: u64::try_from(ended.as_millis()).unwrap_or(u64::MAX),
+        retain: entry.retain,
+        meta: Some(entry.meta.clone()),
+    }
+}
