@@ -66,7 +66,8 @@ pub fn domain_key(domain: &str) -> Cow<'_, str> {
         return lower(domain);
     }
     match idna::domain_to_ascii(domain) {
-        Ok(ascii) => Cow::Owned(ascii),
+        // The ideographic full stop has become a dot only now.
+        Ok(ascii) => Cow::Owned(ascii.strip_suffix('.').map(str::to_owned).unwrap_or(ascii)),
         Err(_) => Cow::Owned(domain.to_lowercase()),
     }
 }

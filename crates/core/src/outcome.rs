@@ -153,7 +153,7 @@ impl Outcome {
     pub fn class(&self) -> Class {
         match self {
             Self::Delivered(_) => Class::Delivered,
-            Self::Replied { code, .. } if matches!(code, 503 | 552) => Class::Transient,
+            Self::Replied { code: 503 | 552, .. } => Class::Transient,
             Self::Replied { code, .. } if *code >= 500 => Class::Permanent,
             Self::Replied { .. } => Class::Transient,
             Self::Tls { .. } => Class::Tls,

@@ -47,6 +47,11 @@ pub enum PatternError {
     /// White space, a control character or an angle bracket.
     #[error("holds white space, a control character or one of < > , ;; write the bare address")]
     BadCharacter,
+    /// A `*`.
+    #[error(
+        "holds a *; there are no wildcards: write @example.com for a domain, @.example.com for its sub-domains, user@ for a local part"
+    )]
+    Wildcard,
     /// The part after `@` cannot be a domain.
     #[error("has no valid domain after the @")]
     BadDomain,
@@ -69,6 +74,9 @@ impl Pattern {
             .any(|c| c.is_whitespace() || c.is_control() || matches!(c, '<' | '>' | ',' | ';'))
         {
             return Err(PatternError::BadCharacter);
+        }
+        if text.contains('*') {
+            return Err(PatternError::Wildcard);
         }
         if !text.contains('@') {
             return Err(PatternError::NoAt);
@@ -217,7 +225,8 @@ mod tests {
             ("a@exa mple.com", PatternError::BadCharacter),
             ("@..example.com", PatternError::BadDomain),
             ("@example..com", PatternError::BadDomain),
-            ("@*.example.com", PatternError::BadDomain),
+            ("@*.example.com", PatternError::Wildcard),
+            ("*@example.com", PatternError::Wildcard),
             ("a@-_.example/", PatternError::BadDomain),
         ];
         for (text, error) in cases {

@@ -227,14 +227,29 @@ fn path(text: &str) -> Option<(String, Vec<String>)> {
         Some(route) => route.split_once(':')?.1,
         None => address,
     };
-    let unquoted = address.rsplit_once('"').map_or(address, |(_, rest)| rest);
-    if unquoted.contains([' ', '<', '>', '\t']) {
+    if !is_one_word(address) {
         return None;
     }
     Some((
         address.to_owned(),
         rest.split_ascii_whitespace().map(str::to_owned).collect(),
     ))
+}
+
+/// Whether spaces and angle brackets stand only inside quotes, and every quote is closed: then `<address>` is read
+/// everywhere as what it is here.
+fn is_one_word(address: &str) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for c in address.chars() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            ' ' | '<' | '>' | '\t' if !quoted => return false,
+            _ => {}
+        }
+    }
+    !quoted
 }
 
 /// Where the first `>` outside of a quoted local part stands.
@@ -286,6 +301,8 @@ mod tests {
             ("RCPT TO:<a@b", None, "no end"),
             ("RCPT TO:<a@b>x", None, "something behind it"),
             ("RCPT TO:<a @b>", None, "a bare space"),
+            ("RCPT TO:<a \"b\"@c>", None, "a bare space in front of quotes"),
+            ("RCPT TO:a>b\"@c", None, "a bracket in front of a quote"),
             ("RCPT <a@b>", None, "no TO:"),
             ("RCPT TO:", None, "nothing"),
         ];

@@ -91,13 +91,20 @@ impl DataDecoder {
         ended
     }
 
-    /// Takes the rest when no more octets will come: a last CR is a stray one.
+    /// Takes the rest when no more octets will come: a last CR is a stray one, and a last line without an end gets
+    /// one, as it would on its way through `DATA`. So the next hop and the queue hold the same octets.
     pub fn finish_chunks(&mut self, input: &mut BytesMut, out: &mut Vec<Bytes>) {
         self.decode(input, out);
         if !input.is_empty() {
             input.clear();
+            self.at_line_start = false;
             self.decoded += 1;
             out.push(Bytes::from_static(b" "));
+        }
+        if !self.at_line_start {
+            self.at_line_start = true;
+            self.decoded += 2;
+            out.push(Bytes::from_static(b"\r\n"));
         }
     }
 

@@ -189,10 +189,12 @@ fn end_of_data_and_smuggling() {
 
 #[test]
 fn chunks_keep_dots_and_normalise() {
-    let cases: [(&[u8], &[u8]); 4] = [
+    let cases: [(&[u8], &[u8]); 6] = [
+        (b"\r", b" \r\n"),
+        (b"a\r\n", b"a\r\n"),
         (b".\r\n", b".\r\n"),
-        (b"a\nb\r", b"a\r\nb "),
-        (b"..\0", b".. "),
+        (b"a\nb\r", b"a\r\nb \r\n"),
+        (b"..\0", b".. \r\n"),
         (b"", b""),
     ];
     for (wire, expected) in cases {

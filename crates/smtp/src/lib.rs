@@ -9,8 +9,8 @@
 //! # What always holds
 //! * Nothing here reads a clock, a socket or a policy. Bytes come in through a `BytesMut`, bytes go out through one.
 //! * How the input was cut into reads never changes what comes out, with one exception that is wanted: bytes that
-//!   already wait behind `STARTTLS`, `EHLO`, `HELO` or `DATA` are a protocol error ([`server`] says why).
-//! * A message octet that leaves [`DataDecoder`] or [`BdatDecoder`] is never NUL, never a CR without its LF, never an
+//!   already wait behind `STARTTLS`, or behind its reply, end the session.
+//! * A message octet that leaves [`DataDecoder`] is never NUL, never a CR without its LF, never an
 //!   LF without its CR. A message is empty or ends in CRLF.
 //! * Memory is bounded before it is used: line length, reply length, recipients. Nothing panics on input.
 //!

@@ -62,7 +62,10 @@ fn version_1(input: &[u8]) -> ProxyStatus {
         };
     };
     let consumed = end + 1;
-    let Ok(header) = v1::Header::try_from(&window[..consumed]) else {
+    let Some(line) = window.get(..consumed).filter(|line| line.ends_with(b"\r\n")) else {
+        return ProxyStatus::Invalid("the version 1 header does not end in CRLF");
+    };
+    let Ok(header) = v1::Header::try_from(line) else {
         return ProxyStatus::Invalid("the version 1 header is malformed");
     };
     let pair = match header.addresses {
@@ -220,6 +223,11 @@ mod tests {
             (b"PROXY TCP4 192.0.2.300 192.0.2.1 1 2\r\n", true, "no address"),
             (b"PROXY TCP4 192.0.2.1 192.0.2.1 1 70000\r\n", true, "no port"),
             (b"PROXY TCP4 192.0.2.1 192.0.2.1 1 2\n", true, "bare LF"),
+            (
+                b"PROXY TCP4 192.0.2.1 192.0.2.1 1 2 \n",
+                true,
+                "a space in place of the CR",
+            ),
             (&long, true, "no end"),
             (&huge, true, "too long"),
             (&v2(0x31, 0x11, &[0; 12]), true, "version 3"),

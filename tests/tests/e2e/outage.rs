@@ -16,9 +16,15 @@ fn without_the_queue_the_sender_keeps_the_message() {
     assert!(!sent && transcript.contains("451 4.3.0"), "{transcript}");
     let (sent, transcript) = stage.swaks("a@x.example", "t@hr.example", None);
     assert!(sent, "mail without a copy goes on: {transcript}");
-    assert_eq!(stage.mailbox().len(), 2, "what was refused did not reach the next hop");
+    assert_eq!(
+        stage.mailbox().len(),
+        2,
+        "what was refused did not reach the next hop"
+    );
     stage.restart_redis();
-    wait_for("recovery", || stage.swaks("a@x.example", TO, None).0.then_some(()));
+    wait_for("recovery", || {
+        stage.swaks("a@x.example", TO, None).0.then_some(())
+    });
     let copies = stage.intake(2);
     assert_eq!(copies.len(), 2);
     assert_eq!(stage.mailbox().len(), 3);
@@ -26,12 +32,21 @@ fn without_the_queue_the_sender_keeps_the_message() {
 
 #[test]
 fn with_ignore_mail_goes_on_without_its_copy() {
-    let mut stage = Stage::build(Options { connector: "  failurePolicy: Ignore\n", ..Options::default() });
+    let mut stage = Stage::build(Options {
+        connector: "  failurePolicy: Ignore\n",
+        ..Options::default()
+    });
     stage.stop_redis();
     let (sent, transcript) = stage.swaks("a@x.example", TO, None);
     assert!(sent, "{transcript}");
     assert_eq!(stage.mailbox().len(), 1);
-    wait_for("the log of it", || stage.ingress.log().contains("\"event\":\"not_journaled\"").then_some(()));
+    wait_for("the log of it", || {
+        stage
+            .ingress
+            .log()
+            .contains("\"event\":\"not_journaled\"")
+            .then_some(())
+    });
 }
 
 #[test]
@@ -41,7 +56,10 @@ fn without_the_policy_service_the_last_snapshot_decides() {
     let (sent, transcript) = stage.swaks("a@x.example", "cfo@finance.example", None);
     assert!(sent, "{transcript}");
     let copies = stage.intake(1);
-    assert_eq!(unwrap(&copies[0].bytes).unwrap().recipients, ["cfo@finance.example"]);
+    assert_eq!(
+        unwrap(&copies[0].bytes).unwrap().recipients,
+        ["cfo@finance.example"]
+    );
 }
 
 #[test]
@@ -54,10 +72,18 @@ fn copies_wait_for_a_worker_and_roles_end_in_order() {
     stage.start_worker();
     assert_eq!(stage.intake(5).len(), 5);
     stage.worker.take().unwrap().kill();
-    assert!(stage.swaks("a@x.example", TO, None).0, "a worker that is killed costs the original nothing");
+    assert!(
+        stage.swaks("a@x.example", TO, None).0,
+        "a worker that is killed costs the original nothing"
+    );
     stage.start_worker();
     assert_eq!(stage.intake(6).len(), 6);
-    let Stage { ingress, worker, policy, .. } = stage;
+    let Stage {
+        ingress,
+        worker,
+        policy,
+        ..
+    } = stage;
     ingress.terminate();
     worker.unwrap().terminate();
     policy.unwrap().terminate();

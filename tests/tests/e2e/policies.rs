@@ -8,19 +8,44 @@ use crate::stage::{Options, Stage, wait_for};
 fn policies_are_obeyed_for_each_recipient() {
     let stage = Stage::build(Options::default());
     // From, recipients, and for each expected copy the intake and its recipients.
-    type Case = (&'static str, &'static str, &'static [(&'static str, &'static [&'static str])], &'static str);
+    type Case = (
+        &'static str,
+        &'static str,
+        &'static [(&'static str, &'static [&'static str])],
+        &'static str,
+    );
     let cases: [Case; 8] = [
-        ("a@x.example", "ann@company.example", &[("etd-eu", &["ann@company.example"])], "global"),
-        ("a@x.example", "cfo@finance.example", &[("etd-finance", &["cfo@finance.example"])], "custom"),
+        (
+            "a@x.example",
+            "ann@company.example",
+            &[("etd-eu", &["ann@company.example"])],
+            "global",
+        ),
+        (
+            "a@x.example",
+            "cfo@finance.example",
+            &[("etd-finance", &["cfo@finance.example"])],
+            "custom",
+        ),
         ("a@x.example", "t@hr.example", &[], "disabled"),
-        ("a@x.example", "intern@finance.example", &[], "excluded, and no other policy takes it"),
+        (
+            "a@x.example",
+            "intern@finance.example",
+            &[],
+            "excluded, and no other policy takes it",
+        ),
         (
             "a@mail.partner.example",
             "intern@finance.example,t@hr.example",
             &[("etd-finance", &["intern@finance.example"])],
             "a sender's policy takes the remaining recipients",
         ),
-        ("<>", "ann@company.example", &[("etd-eu", &["ann@company.example"])], "the null sender"),
+        (
+            "<>",
+            "ann@company.example",
+            &[("etd-eu", &["ann@company.example"])],
+            "the null sender",
+        ),
         (
             "a@mail.partner.example",
             "cfo@finance.example,ann@company.example",
@@ -51,13 +76,19 @@ fn policies_are_obeyed_for_each_recipient() {
         assert_eq!(new.len(), copies.len(), "{why}: as many copies as intakes");
         for (intake, recipients) in copies {
             let address = format!("{intake}@intake.example");
-            let copy = new.iter().find(|copy| copy.to() == [address.as_str()]).unwrap_or_else(|| panic!("{why}: {intake}"));
+            let copy = new
+                .iter()
+                .find(|copy| copy.to() == [address.as_str()])
+                .unwrap_or_else(|| panic!("{why}: {intake}"));
             assert_eq!(copy.from(), "", "{why}: from the null sender");
             assert!(!copy.record["tls"].is_null(), "{why}: over TLS");
             let report = unwrap(&copy.bytes).unwrap();
             assert_eq!(report.recipients, *recipients, "{why}");
             assert_eq!(report.sender, original.from(), "{why}");
-            assert!(copy.bytes[report.original] == original.bytes, "{why}: byte for byte");
+            assert!(
+                copy.bytes[report.original] == original.bytes,
+                "{why}: byte for byte"
+            );
         }
         seen += copies.len();
     }
@@ -79,7 +110,11 @@ fn a_change_of_the_files_takes_effect_and_a_bad_one_does_not() {
     std::fs::write(&file, good.replace("mode: Disabled", "mode: Gobal")).unwrap();
     let policy = stage.policy.as_ref().unwrap();
     wait_for("the complaint", || {
-        policy.log().lines().any(|line| line.contains("all.yaml") && line.contains("journaling")).then_some(())
+        policy
+            .log()
+            .lines()
+            .any(|line| line.contains("all.yaml") && line.contains("journaling"))
+            .then_some(())
     });
     assert!(stage.swaks("a@x.example", "t@hr.example", None).0);
     std::fs::write(&file, good.replace("{ mode: Disabled }", "{ mode: Global }")).unwrap();

@@ -20,7 +20,11 @@ fn tdc() -> PathBuf {
     }
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("tdc");
-    assert!(path.exists(), "{} is missing; run `cargo build -p tdc` first (make test does)", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing; run `cargo build -p tdc` first (make test does)",
+        path.display()
+    );
     path
 }
 
@@ -40,8 +44,14 @@ impl Process {
             .stdout(out.try_clone().unwrap())
             .stderr(out)
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {name}: {error}; `make test-tools` installs what is missing"));
-        Self { name: name.to_owned(), child, log }
+            .unwrap_or_else(|error| {
+                panic!("cannot start {name}: {error}; `make test-tools` installs what is missing")
+            });
+        Self {
+            name: name.to_owned(),
+            child,
+            log,
+        }
     }
 
     pub(crate) fn log(&self) -> String {
@@ -59,10 +69,20 @@ impl Process {
 
     /// SIGTERM; the exit must be clean.
     pub(crate) fn terminate(mut self) {
-        let kill = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        let kill = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(kill.success());
-        let status = wait_for(&format!("{} to end", self.name), || self.child.try_wait().unwrap());
-        assert!(status.success(), "{} ended with {status}: {}", self.name, self.log());
+        let status = wait_for(&format!("{} to end", self.name), || {
+            self.child.try_wait().unwrap()
+        });
+        assert!(
+            status.success(),
+            "{} ended with {status}: {}",
+            self.name,
+            self.log()
+        );
     }
 
     /// SIGKILL.
@@ -97,7 +117,11 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 /// A message that arrived.
@@ -149,7 +173,10 @@ impl Stage {
         let redis_port = free_port();
         let redis = start_redis(dir.path(), redis_port);
         let mut simulate = Command::new(tdc());
-        simulate.args(["simulate", "mailbox", "--store"]).arg(dir.path().join("mailbox")).args(&options.mailbox);
+        simulate
+            .args(["simulate", "mailbox", "--store"])
+            .arg(dir.path().join("mailbox"))
+            .args(&options.mailbox);
         let mailbox = Process::start(dir.path(), "simulate-mailbox", &mut simulate);
         let mut simulate = Command::new(tdc());
         simulate
@@ -165,15 +192,29 @@ impl Stage {
         write_policies(dir.path(), intake_address, options.connector);
         let env = options.env;
         let mut role = Command::new(tdc());
-        role.args(["policy", "--listen", "127.0.0.1:0", "--config"]).arg(dir.path().join("config"));
+        role.args(["policy", "--listen", "127.0.0.1:0", "--config"])
+            .arg(dir.path().join("config"));
         let policy = Process::start(dir.path(), "policy", role.envs(env.iter().cloned()));
         let policy_address = policy.address("Serving policy decisions.");
         let mut role = Command::new(tdc());
-        role.args(["ingress", "--listen", "127.0.0.1:0", "--next-hop", &next_hop.to_string()])
-            .args(["--redis", &redis_url(redis_port), "--policy", &policy_address.to_string()]);
+        role.args([
+            "ingress",
+            "--listen",
+            "127.0.0.1:0",
+            "--next-hop",
+            &next_hop.to_string(),
+        ])
+        .args([
+            "--redis",
+            &redis_url(redis_port),
+            "--policy",
+            &policy_address.to_string(),
+        ]);
         let ingress = Process::start(dir.path(), "ingress", role.envs(env.iter().cloned()));
         let smtp = ingress.address("Accepting mail.");
-        wait_for("the policies to reach ingress", || ingress.log().contains("Applied a policy snapshot").then_some(()));
+        wait_for("the policies to reach ingress", || {
+            ingress.log().contains("Applied a policy snapshot").then_some(())
+        });
         let mut stage = Self {
             dir,
             smtp,
@@ -193,8 +234,17 @@ impl Stage {
 
     pub(crate) fn start_worker(&mut self) {
         let mut role = Command::new(tdc());
-        role.args(["worker", "--redis", &redis_url(self.redis_port), "--policy", &self.policy_address.to_string()]);
+        role.args([
+            "worker",
+            "--redis",
+            &redis_url(self.redis_port),
+            "--policy",
+            &self.policy_address.to_string(),
+        ]);
         let worker = Process::start(self.dir.path(), "worker", role.envs(self.env.iter().cloned()));
+        wait_for("the policies to reach the worker", || {
+            worker.log().contains("Applied a policy snapshot").then_some(())
+        });
         self.worker = Some(worker);
     }
 
@@ -216,7 +266,9 @@ impl Stage {
     /// What the intake has, once it has at least `count`.
     pub(crate) fn intake(&self, count: usize) -> Vec<Arrived> {
         let dir = self.dir.path().join("intake");
-        wait_for(&format!("{count} copies"), || (records(&dir).len() >= count).then_some(()));
+        wait_for(&format!("{count} copies"), || {
+            (records(&dir).len() >= count).then_some(())
+        });
         arrived(&dir)
     }
 
@@ -229,7 +281,16 @@ impl Stage {
     /// Sends with swaks; gives its transcript and whether it succeeded.
     pub(crate) fn swaks(&self, from: &str, to: &str, message: Option<&[u8]>) -> (bool, String) {
         let mut command = Command::new("swaks");
-        command.args(["--server", &self.smtp.to_string(), "--from", from, "--to", to, "--helo", "client.example"]);
+        command.args([
+            "--server",
+            &self.smtp.to_string(),
+            "--from",
+            from,
+            "--to",
+            to,
+            "--helo",
+            "client.example",
+        ]);
         command.args(["--timeout", "60"]);
         if let Some(message) = message {
             let path = self.dir.path().join("message.eml");
@@ -237,7 +298,10 @@ impl Stage {
             command.arg("--data").arg(path);
         }
         let output = run(&mut command);
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
     }
 }
 
@@ -255,16 +319,32 @@ fn redis_url(port: u16) -> String {
 
 fn start_redis(dir: &Path, port: u16) -> Process {
     let mut command = Command::new("redis-server");
-    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "always"]);
+    command.args([
+        "--port",
+        &port.to_string(),
+        "--bind",
+        "127.0.0.1",
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "always",
+    ]);
     command.args(["--save", "", "--dir"]).arg(dir);
     let redis = Process::start(dir, "redis", &mut command);
-    wait_for("Redis", || redis.log().contains("Ready to accept connections").then_some(()));
+    wait_for("Redis", || {
+        redis.log().contains("Ready to accept connections").then_some(())
+    });
     redis
 }
 
 fn records(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.extension().is_some_and(|e| e == "json")).collect()
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .collect()
 }
 
 fn arrived(dir: &Path) -> Vec<Arrived> {
@@ -280,8 +360,13 @@ fn arrived(dir: &Path) -> Vec<Arrived> {
 }
 
 fn write_policies(dir: &Path, intake: SocketAddr, connector: &str) {
-    let ca = wait_for("the intake's CA", || std::fs::read_to_string(dir.join("tls/ca.pem")).ok());
-    let ca = ca.lines().map(|line| format!("      {line}\n")).collect::<String>();
+    let ca = wait_for("the intake's CA", || {
+        std::fs::read_to_string(dir.join("tls/ca.pem")).ok()
+    });
+    let ca = ca
+        .lines()
+        .map(|line| format!("      {line}\n"))
+        .collect::<String>();
     let address = |name: &str, format: &str| {
         format!(
             "---\napiVersion: tdc.dev/v1alpha1\nkind: IntakeAddress\nmetadata: {{ name: {name} }}\nspec:\n  \
@@ -304,15 +389,30 @@ fn write_policies(dir: &Path, intake: SocketAddr, connector: &str) {
         connector.to_owned(),
         address("etd-eu", "JournalReport"),
         address("etd-finance", "Raw"),
-        policy("hr", 10, "recipients: { anyOf: [\"@hr.example\"] }", "{ mode: Disabled }"),
+        policy(
+            "hr",
+            10,
+            "recipients: { anyOf: [\"@hr.example\"] }",
+            "{ mode: Disabled }",
+        ),
         policy(
             "finance",
             20,
             "recipients: { anyOf: [\"@finance.example\"], noneOf: [\"intern@finance.example\"] }",
             "{ mode: Custom, intake: etd-finance }",
         ),
-        policy("partners", 30, "senders: { anyOf: [\"@.partner.example\"] }", "{ mode: Custom, intake: etd-finance }"),
-        policy("staff", 40, "recipients: { anyOf: [\"@company.example\"] }", "{ mode: Global }"),
+        policy(
+            "partners",
+            30,
+            "senders: { anyOf: [\"@.partner.example\"] }",
+            "{ mode: Custom, intake: etd-finance }",
+        ),
+        policy(
+            "staff",
+            40,
+            "recipients: { anyOf: [\"@company.example\"] }",
+            "{ mode: Global }",
+        ),
     ]
     .concat();
     let config = dir.join("config");

@@ -140,6 +140,7 @@ impl Index {
             envelope,
             sender,
             addressed: None,
+            memo: Vec::new(),
         }
     }
 }
@@ -151,6 +152,9 @@ pub(super) struct Query<'a> {
     sender: Option<Keys<'a>>,
     /// Every pattern that some recipient matches; made when the first `all_of` asks.
     addressed: Option<HashSet<Pattern>>,
+    /// For each slot what does not depend on the recipient, once it has been asked: with 1,000 recipients and 10,000
+    /// rows it would be asked ten million times.
+    memo: Vec<[Option<bool>; 2]>,
 }
 
 impl Query<'_> {
@@ -175,7 +179,7 @@ impl Query<'_> {
         let mut best = u32::MAX;
         for list in lists {
             for &slot in list.iter().take_while(|slot| **slot < best) {
-                if self.takes(&index.slots[slot as usize], &recipient) {
+                if self.takes(slot as usize, &recipient) {
                     best = slot;
                     break;
                 }
@@ -185,20 +189,23 @@ impl Query<'_> {
         Some((slot.policy as usize, slot.row.map(|row| row as usize)))
     }
 
-    fn takes(&mut self, slot: &Slot, recipient: &Keys<'_>) -> bool {
-        let sender = match (&slot.senders, &self.sender) {
-            (None, _) => None,
-            (Some(_), None) => return false,
-            (Some([any_of, none_of]), Some(sender)) => {
-                Some((any_of.is_empty() || any_of.matches(sender)) && !none_of.matches(sender))
-            }
+    fn takes(&mut self, number: usize, recipient: &Keys<'_>) -> bool {
+        let index = self.index;
+        let slot = &index.slots[number];
+        let sender = match &slot.senders {
+            None => None,
+            Some(_) if self.sender.is_none() => return false,
+            Some(sets) => Some(self.sender_holds(number, sets)),
         };
+        if sender == Some(false) && (slot.combine == Combine::All || slot.recipients.is_none()) {
+            return false;
+        }
         let recipient = match &slot.recipients {
             None => None,
             Some([_, none_of]) if none_of.matches(recipient) => return false,
             Some([any_of, _]) => {
                 let named = any_of.is_empty() || any_of.matches(recipient);
-                Some(named && self.addressed_to_all(&slot.all_of))
+                Some(named && self.all_hold(number, &slot.all_of))
             }
         };
         match (sender, recipient, slot.combine) {
@@ -209,14 +216,39 @@ impl Query<'_> {
         }
     }
 
-    fn addressed_to_all(&mut self, patterns: &[Pattern]) -> bool {
+    /// Whether a slot's condition on the sender holds; false for the null sender.
+    fn sender_holds(&mut self, number: usize, [any_of, none_of]: &[PatternSet; 2]) -> bool {
+        let Some(sender) = &self.sender else { return false };
+        let known = memo(&mut self.memo, self.index.slots.len(), number);
+        *known[0]
+            .get_or_insert_with(|| (any_of.is_empty() || any_of.matches(sender)) && !none_of.matches(sender))
+    }
+
+    /// Whether the message is addressed to all that a slot names.
+    fn all_hold(&mut self, number: usize, patterns: &[Pattern]) -> bool {
         if patterns.is_empty() {
             return true;
         }
+        if let Some(known) = memo(&mut self.memo, self.index.slots.len(), number)[1] {
+            return known;
+        }
+        let holds = self.addressed_to_all(patterns);
+        self.memo[number][1] = Some(holds);
+        holds
+    }
+
+    fn addressed_to_all(&mut self, patterns: &[Pattern]) -> bool {
         let envelope = self.envelope;
         let addressed = self.addressed.get_or_insert_with(|| addressed(envelope));
         patterns.iter().all(|pattern| addressed.contains(pattern))
     }
+}
+
+fn memo(memo: &mut Vec<[Option<bool>; 2]>, slots: usize, number: usize) -> &mut [Option<bool>; 2] {
+    if memo.is_empty() {
+        memo.resize(slots, [None; 2]);
+    }
+    &mut memo[number]
 }
 
 fn addressed(envelope: &Envelope) -> HashSet<Pattern> {

@@ -14,7 +14,7 @@ mod unwrap;
 use bytes::Bytes;
 use memchr::memmem;
 
-use crate::headers::DELIVERY_ID;
+use crate::headers::{DELIVERY_ID, HeaderScanner};
 use crate::policy::Format;
 pub(crate) use text::civil;
 pub use text::rfc5322_date;
@@ -22,6 +22,8 @@ pub use unwrap::{Report, UnwrapError, unwrap};
 
 /// Last header of the block before a raw copy.
 const RAW_END: &str = "X-CSE-MsgDirection: Incoming\r\n";
+/// Says that the original has no header section: a blank line that is not its own stands before it.
+const HEADERLESS: &str = "X-TDC-Headerless";
 /// Says that it is not known whether the original was accepted.
 pub const IN_DOUBT: &str = "X-TDC-In-Doubt";
 
@@ -67,7 +69,7 @@ pub struct Wrapped {
 pub fn wrap(format: Format, meta: &CopyMeta, original: &[Bytes]) -> Wrapped {
     let (head, tail) = match format {
         Format::JournalReport => report(meta, original),
-        Format::Raw => (raw(meta), String::new()),
+        Format::Raw => (raw(meta, original), String::new()),
     };
     let mut parts = Vec::with_capacity(original.len() + 2);
     parts.push(Bytes::from(head));
@@ -139,14 +141,37 @@ fn summary(meta: &CopyMeta) -> String {
     summary
 }
 
-fn raw(meta: &CopyMeta) -> String {
+fn raw(meta: &CopyMeta, original: &[Bytes]) -> String {
     let mut head = String::with_capacity(512 + 40 * meta.recipients.len());
     mark(&mut head, meta);
     text::line(&mut head, "X-CSE-ClientIP", &meta.client_ip);
     text::line(&mut head, "X-CSE-MailFrom", &format!("<{}>", meta.sender));
     text::list(&mut head, "X-CSE-RcptTo", &meta.recipients);
-    head.push_str(RAW_END);
+    if is_headerless(original) {
+        text::line(&mut head, HEADERLESS, "yes");
+        head.push_str(RAW_END);
+        head.push_str("\r\n");
+    } else {
+        head.push_str(RAW_END);
+    }
     head
+}
+
+/// Whether the first line is neither a header field nor the blank line behind none. Such a line would become part of
+/// the headers that are put before it.
+fn is_headerless(original: &[Bytes]) -> bool {
+    let mut scanner = HeaderScanner::default();
+    let mut first = original.iter().skip_while(|piece| piece.is_empty()).peekable();
+    if first.peek().is_none_or(|piece| piece[0] == b'\r') {
+        return false;
+    }
+    first
+        .take_while(|piece| {
+            scanner.feed(piece);
+            !scanner.is_done()
+        })
+        .for_each(drop);
+    scanner.finish().is_empty()
 }
 
 fn mark(head: &mut String, meta: &CopyMeta) {

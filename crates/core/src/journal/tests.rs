@@ -80,6 +80,34 @@ fn a_raw_copy_has_the_four_headers() {
 }
 
 #[test]
+fn an_original_without_headers_stays_apart_from_those_of_the_copy() {
+    for (original, apart) in [
+        (" folded\r\n", true),
+        ("text\r\n", true),
+        ("A: b\r\n", false),
+        ("\r\ntext", false),
+        ("", false),
+    ] {
+        let copy = whole(&wrap(
+            Format::Raw,
+            &meta(),
+            &[Bytes::from_static(original.as_bytes())],
+        ));
+        assert_eq!(
+            headers(&copy).first("X-CSE-MsgDirection").as_deref(),
+            Some("Incoming"),
+            "{original:?}"
+        );
+        assert_eq!(
+            headers(&copy).count("X-TDC-Headerless"),
+            usize::from(apart),
+            "{original:?}"
+        );
+        assert_eq!(&copy[unwrap(&copy).unwrap().original], original.as_bytes());
+    }
+}
+
+#[test]
 fn no_value_adds_a_header_or_a_part() {
     let evil = "x\r\nEvil: yes\r\n\r\n--=_TDC_\0";
     let mut meta = meta();

@@ -114,7 +114,7 @@ pub fn rfc5322_date(unix: u64) -> String {
 
 /// Year, month from 0, and day of a day counted from 1970-01-01, in the Gregorian calendar.
 pub(crate) fn civil(mut days: u64) -> (u64, usize, u64) {
-    let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     // Whole cycles of 400 years first, so that the loops below stay short for any input.
     let mut year = 1970 + days / 146_097 * 400;
     days %= 146_097;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use memchr::memmem;
 use thiserror::Error;
 
-use super::RAW_END;
+use super::{HEADERLESS, RAW_END};
 use crate::headers::{DELIVERY_ID, HeaderScanner, Headers};
 use crate::policy::Format;
 
@@ -57,8 +57,14 @@ pub fn unwrap(copy: &[u8]) -> Result<Report, UnwrapError> {
 
 fn raw(copy: &[u8]) -> Result<Report, UnwrapError> {
     let end = memmem::find(copy, format!("\r\n{RAW_END}").as_bytes()).ok_or(UnwrapError::UnknownFormat)?;
-    let start = end + 2 + RAW_END.len();
+    let mut start = end + 2 + RAW_END.len();
     let headers = Headers::parse(copy[..start].to_vec());
+    if headers.first(HEADERLESS).is_some() {
+        start += 2;
+        if copy.get(start - 2..start) != Some(b"\r\n") {
+            return Err(UnwrapError::UnknownFormat);
+        }
+    }
     let value = |name: &str| {
         headers
             .first(name)

@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
             assert!(consumed <= wire.len() && consumed <= MAX_V2);
             assert_eq!(source.is_some(), destination.is_some());
             if wire.starts_with(b"P") {
-                assert!(consumed <= MAX_V1 && wire[..consumed].ends_with(b"\n"));
+                assert!(consumed <= MAX_V1 && wire[..consumed].ends_with(b"\r\n"));
             }
         }
         ProxyStatus::Invalid(why) => assert!(!why.is_empty()),

@@ -71,6 +71,8 @@ struct Run {
     mail: bool,
     recipients: usize,
     in_body: bool,
+    /// The body was refused; if it came as BDAT, the transaction ends with its last chunk and no event.
+    refused: bool,
 }
 
 impl Run {
@@ -87,6 +89,7 @@ impl Run {
             mail: false,
             recipients: 0,
             in_body: false,
+            refused: false,
         }
     }
 
@@ -105,18 +108,10 @@ impl Run {
                 break;
             }
             assert!(input.len() <= MAX_LINE.max(MAX_V2), "{} octets wait", input.len());
-            self.forget_if_over();
-            assert_eq!(self.session.in_transaction(), self.mail);
+            assert!(self.session.in_transaction() == self.mail || self.refused);
         }
         replies(&self.said);
         self
-    }
-
-    /// The last chunk of a refused BDAT ends the transaction without an event: only the session knows.
-    fn forget_if_over(&mut self) {
-        if self.mail && !self.session.in_transaction() {
-            self.forget();
-        }
     }
 
     /// One event; `false` when the driver has to read or to close.
@@ -136,9 +131,9 @@ impl Run {
                 return false;
             }
             ServerEvent::Mail(mail) => {
-                // MAIL was accepted as the first of its transaction, so a transaction before it is over.
-                self.forget();
+                assert!(!self.mail || self.refused);
                 assert!(self.session.is_tls() || !self.tls_required);
+                self.forget();
                 assert!(self.limit.is_none_or(|limit| mail.size.unwrap_or(0) <= limit));
                 self.mail = self.answer(250).is_positive();
             }
@@ -149,6 +144,7 @@ impl Run {
             ServerEvent::Data => {
                 assert!(self.mail && self.recipients > 0);
                 self.in_body = self.answer(354).is_intermediate();
+                self.refused = !self.in_body;
             }
             ServerEvent::Body(piece) => {
                 assert!(self.in_body && !piece.is_empty());
@@ -188,7 +184,7 @@ impl Run {
 
     /// The transaction is over.
     fn forget(&mut self) {
-        (self.mail, self.recipients, self.in_body) = (false, 0, false);
+        (self.mail, self.recipients, self.in_body, self.refused) = (false, 0, false, false);
         self.body.clear();
     }
 

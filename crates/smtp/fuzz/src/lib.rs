@@ -128,7 +128,8 @@ pub fn meaning(wire: &[u8]) -> Meaning {
     found
 }
 
-/// What the octets of `BDAT` chunks mean: the same, without dots, and the end is where they end.
+/// What the octets of `BDAT` chunks mean: the same, without dots, and the end is where they end; the
+/// last line is completed.
 pub fn chunk_meaning(wire: &[u8]) -> Vec<u8> {
     let mut message = Vec::new();
     for (at, &octet) in wire.iter().enumerate() {
@@ -138,6 +139,9 @@ pub fn chunk_meaning(wire: &[u8]) -> Vec<u8> {
             b'\r' | 0 => message.push(b' '),
             other => message.push(other),
         }
+    }
+    if !message.is_empty() && !message.ends_with(b"\r\n") {
+        message.extend(b"\r\n");
     }
     message
 }
@@ -176,7 +180,7 @@ mod tests {
                 "{why}"
             );
         }
-        assert_eq!(chunk_meaning(b".\n\r\0\r\n\r"), b".\r\n  \r\n ");
+        assert_eq!(chunk_meaning(b".\n\r\0\r\n\r"), b".\r\n  \r\n \r\n");
     }
 
     #[test]

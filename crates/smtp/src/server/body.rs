@@ -17,6 +17,7 @@ impl Body {
             chunk: BytesMut::new(),
             too_big: false,
             refused: None,
+            stray: false,
             ended: false,
         }
     }
@@ -118,7 +119,9 @@ impl ServerSession {
                 } else {
                     self.error(&reply);
                     // Later chunks of the same message are refused too; with the last the message is over.
-                    self.transaction = if last { None } else { self.transaction };
+                    if last && !body.stray {
+                        self.transaction = None;
+                    }
                     self.chunks = if last { None } else { Some(body) };
                 }
                 None
@@ -139,6 +142,7 @@ impl ServerSession {
     pub(super) fn swallow(&mut self, size: u64, reply: Reply) {
         let mut body = Body::new(DataDecoder::for_chunks());
         body.refused = Some(reply);
+        body.stray = true;
         self.state = State::Chunk(body, size, true);
     }
 }

@@ -31,9 +31,9 @@ impl ServerSession {
             Command::Bdat { size, last } => self.bdat(size, last),
             Command::StartTls => self.starttls(input),
             Command::Rset => self.rset(),
-            Command::Noop => self.junk(Reply::new(250, "2.0.0 Ok")),
-            Command::Vrfy => self.junk(Reply::new(252, "2.1.5 Send some mail, I'll try my best")),
-            Command::Help => self.junk(Reply::new(214, "2.0.0 See RFC 5321")),
+            Command::Noop => self.junk(&Reply::new(250, "2.0.0 Ok")),
+            Command::Vrfy => self.junk(&Reply::new(252, "2.1.5 Send some mail, I'll try my best")),
+            Command::Help => self.junk(&Reply::new(214, "2.0.0 See RFC 5321")),
             Command::Xforward(attributes) => {
                 self.say(&Reply::new(250, "2.0.0 Ok"));
                 Some(ServerEvent::Xforward(attributes))
@@ -164,17 +164,17 @@ impl ServerSession {
     fn rset(&mut self) -> Option<ServerEvent> {
         self.transaction = None;
         self.chunks = None;
-        self.junk(Reply::new(250, "2.0.0 Ok"));
+        self.junk(&Reply::new(250, "2.0.0 Ok"));
         Some(ServerEvent::Reset)
     }
 
     /// Commands that do nothing are free up to a number.
-    fn junk(&mut self, reply: Reply) -> Option<ServerEvent> {
+    fn junk(&mut self, reply: &Reply) -> Option<ServerEvent> {
         self.junk += 1;
         if self.junk > self.config.max_junk {
-            self.error(&reply);
+            self.error(reply);
         } else {
-            self.say(&reply);
+            self.say(reply);
         }
         None
     }

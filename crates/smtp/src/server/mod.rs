@@ -163,6 +163,8 @@ struct Body {
     too_big: bool,
     /// The message was refused: octets are swallowed, and this is the answer to each chunk.
     refused: Option<Reply>,
+    /// The chunk belongs to no message: refusing it changes nothing.
+    stray: bool,
     ended: bool,
 }
 
@@ -216,6 +218,7 @@ impl ServerSession {
     /// Tells the session that TLS runs: everything begins anew (RFC 3207 section 4.2), without a greeting.
     pub fn tls_started(&mut self) {
         self.tls = true;
+        self.esmtp = false;
         self.offered.starttls = false;
         self.helo = None;
         self.transaction = None;

@@ -94,7 +94,7 @@ fn drive(config: ServerConfig, wire: &[u8], step: usize) -> Run {
 #[test]
 fn sessions() {
     let ok = "EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
-    let cases: [(String, &[u16], &str); 22] = [
+    let cases: [(String, &[u16], &str); 23] = [
         (
             format!("{ok}DATA\r\nx\r\n.\r\nQUIT\r\n"),
             &[220, 250, 250, 250, 354, 250, 221],
@@ -179,6 +179,11 @@ fn sessions() {
             "a refused chunk is read",
         ),
         (
+            "EHLO c\r\nMAIL FROM:<a@b>\r\nBDAT 2 LAST\r\nxyRCPT TO:<c@d>\r\nDATA\r\n.\r\n".into(),
+            &[220, 250, 250, 554, 250, 354, 250],
+            "a chunk before any recipient does not end the transaction",
+        ),
+        (
             format!("{ok}BDAT 2\r\nabDATA\r\n"),
             &[220, 250, 250, 250, 250, 503],
             "DATA after BDAT",
@@ -212,7 +217,11 @@ fn chunks_are_one_message() {
     let wire = b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<c@d>\r\nBDAT 4\r\n.\r\naBDAT 1\r\n\rBDAT 4 LAST\r\n\nb\0\rQUIT\r\n";
     for step in 1..wire.len() {
         let run = drive(config(), wire, step);
-        assert_eq!(run.messages, [(b".\r\na\r\nb  ".to_vec(), None)], "step {step}");
+        assert_eq!(
+            run.messages,
+            [(b".\r\na\r\nb  \r\n".to_vec(), None)],
+            "step {step}"
+        );
         assert_eq!(run.closed, Some(CloseReason::Quit));
     }
 }
