@@ -9,7 +9,10 @@ use tdc_api::{ACCEPTED, Judgement, ObjectStatus, RESOLVED_REFS, Verdict};
 pub fn desired_status(verdict: &Verdict, current: &ObjectStatus, now: &Time) -> Option<ObjectStatus> {
     let mut desired = current.clone();
     desired.observed_generation = Some(verdict.generation);
-    for (type_, judgement) in [(ACCEPTED, &verdict.accepted), (RESOLVED_REFS, &verdict.resolved_refs)] {
+    for (type_, judgement) in [
+        (ACCEPTED, &verdict.accepted),
+        (RESOLVED_REFS, &verdict.resolved_refs),
+    ] {
         let condition = condition(type_, judgement, verdict.generation, now);
         match desired.conditions.iter_mut().find(|known| known.type_ == type_) {
             Some(known) => update(known, condition),
@@ -43,7 +46,11 @@ mod tests {
     use tdc_api::{Kind, Reason};
 
     fn verdict(good: bool, generation: i64) -> Verdict {
-        let judgement = |status, reason| Judgement { status, reason, message: String::new() };
+        let judgement = |status, reason| Judgement {
+            status,
+            reason,
+            message: String::new(),
+        };
         Verdict {
             kind: Kind::MailPolicy,
             namespace: "default".into(),
@@ -68,16 +75,31 @@ mod tests {
     fn status_moves_only_when_something_changed() {
         let first = desired_status(&verdict(true, 1), &ObjectStatus::default(), &at(1)).unwrap();
         assert_eq!(first.conditions.len(), 2, "set on first sight");
-        assert_eq!(desired_status(&verdict(true, 1), &first, &at(2)), None, "nothing to write");
+        assert_eq!(
+            desired_status(&verdict(true, 1), &first, &at(2)),
+            None,
+            "nothing to write"
+        );
 
         let second = desired_status(&verdict(true, 2), &first, &at(3)).unwrap();
         assert_eq!(second.observed_generation, Some(2));
-        assert_eq!(second.conditions[0].last_transition_time, at(1), "the status is the same");
+        assert_eq!(
+            second.conditions[0].last_transition_time,
+            at(1),
+            "the status is the same"
+        );
 
         let third = desired_status(&verdict(false, 2), &second, &at(4)).unwrap();
-        assert_eq!(third.conditions[0].last_transition_time, at(1), "Accepted did not change");
+        assert_eq!(
+            third.conditions[0].last_transition_time,
+            at(1),
+            "Accepted did not change"
+        );
         let resolved = &third.conditions[1];
-        assert_eq!((resolved.status.as_str(), resolved.reason.as_str()), ("False", "IntakeNotFound"));
+        assert_eq!(
+            (resolved.status.as_str(), resolved.reason.as_str()),
+            ("False", "IntakeNotFound")
+        );
         assert_eq!(resolved.last_transition_time, at(4), "ResolvedRefs did");
     }
 

@@ -1,5 +1,7 @@
 //! The intake, as a client sees it over a socket.
 
+#![allow(clippy::unwrap_used, reason = "a test ends with a panic")]
+
 mod support;
 
 use bytes::Bytes;

@@ -1,5 +1,7 @@
 //! A client that others wrote: swaks. A test fails when it is not installed (Debian: `apt-get install swaks`).
 
+#![allow(clippy::unwrap_used, reason = "a test ends with a panic")]
+
 mod support;
 
 use std::path::Path;

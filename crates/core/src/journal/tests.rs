@@ -36,7 +36,11 @@ fn headers(copy: &[u8]) -> Headers {
 #[test]
 fn a_report_tells_the_envelope() {
     let original = Bytes::from_static(b"Subject: hi\r\n\r\nbody\r\n");
-    let copy = whole(&wrap(Format::JournalReport, &meta(), &[original.clone()]));
+    let copy = whole(&wrap(
+        Format::JournalReport,
+        &meta(),
+        std::slice::from_ref(&original),
+    ));
     let report = unwrap(&copy).unwrap();
     assert_eq!(report.sender, "a@partner.example");
     assert_eq!(report.recipients, meta().recipients);
