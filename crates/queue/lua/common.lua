@@ -54,6 +54,7 @@ local function finish(sid, id, field, class, detail)
   redis.call('XACK', READY, GROUP, sid)
   redis.call('XDEL', READY, sid)
   redis.call('ZREM', RETRY, sid .. ':' .. id)
+  redis.call('ZREM', EXPIRY, sid .. ':' .. id)
   redis.call('HINCRBY', COUNTERS, field, 1)
   local body = BODY .. id
   if field == 'delivered' then
