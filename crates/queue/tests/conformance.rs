@@ -32,6 +32,7 @@ on_both! {
     arrival::abort_leaves_nothing,
     arrival::unfinished_bodies_go_by_themselves,
     arrival::lifetime_starts_at_commit,
+    arrival::takes_any_length_of_time,
     arrival::doubt_is_resolved_by_delivery,
     claims::hands_out_in_order_and_given_back_first,
     claims::a_claim_is_good_once,

@@ -47,6 +47,12 @@ impl Default for MemoryOptions {
     }
 }
 
+/// A moment after another; so late that nobody waits for it when the sum cannot be said.
+fn later(now: Instant, by: Duration) -> Instant {
+    const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    now + by.min(NEVER)
+}
+
 /// A [`JournalQueue`] in the memory of one process.
 #[derive(Debug, Default)]
 pub struct MemoryQueue {
@@ -123,10 +129,10 @@ impl JournalQueue for MemoryQueue {
         let size = Self::check_chunk(&chunk)?;
         let now = Instant::now();
         let mut inner = self.inner();
-        inner.has_room(size, self.options.max_bytes)?;
+        inner.has_room(size + lane::OVERHEAD, self.options.max_bytes)?;
         inner
             .lane(&entry.intake)
-            .write(&entry.id, index, chunk, now + self.options.write_ttl, now);
+            .write(&entry.id, index, chunk, later(now, self.options.write_ttl), now);
         Ok(())
     }
 
@@ -136,11 +142,17 @@ impl JournalQueue for MemoryQueue {
             .try_fold(0, |sum, chunk| Self::check_chunk(chunk).map(|size| sum + size))?;
         let now = Instant::now();
         let mut inner = self.inner();
-        inner.has_room(size, self.options.max_bytes)?;
+        inner.has_room(size + lane::cost(&entry.meta), self.options.max_bytes)?;
         let lane = inner.lane(&entry.key.intake);
         let mut index = first_index;
         for chunk in rest {
-            lane.write(&entry.key.id, index, chunk, now + self.options.write_ttl, now);
+            lane.write(
+                &entry.key.id,
+                index,
+                chunk,
+                later(now, self.options.write_ttl),
+                now,
+            );
             index += 1;
         }
         lane.prepare(entry, index, now)
@@ -201,10 +213,12 @@ impl JournalQueue for MemoryQueue {
         delay: Duration,
         why: RetryReason,
     ) -> Result<bool, QueueError> {
-        Ok(self
-            .inner()
-            .lane(&claimed.key.intake)
-            .retry(consumer, claimed, Instant::now() + delay, &why))
+        Ok(self.inner().lane(&claimed.key.intake).retry(
+            consumer,
+            claimed,
+            later(Instant::now(), delay),
+            &why,
+        ))
     }
 
     async fn release(&self, consumer: &str, claimed: &[ClaimRef]) -> Result<(), QueueError> {

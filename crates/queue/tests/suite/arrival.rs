@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tdc_queue::{End, EntryKey, EntryMeta, MAX_CHUNK, NewEntry, QueueError, Stats, Sweep};
+use tdc_queue::{End, EntryKey, EntryMeta, MAX_CHUNK, NewEntry, QueueError, RetryReason, Stats, Sweep};
 
 use crate::common::{HOUR, INTAKE, Kind, Limits, entry, eventually};
 
@@ -381,5 +381,56 @@ pub(crate) async fn doubt_is_resolved_by_delivery(kind: Kind) {
             delivered: 1,
             ..Stats::default()
         }
+    );
+}
+
+/// Settings are an operator's: the largest they can say must not break anything.
+pub(crate) async fn takes_any_length_of_time(kind: Kind) {
+    let subject = kind
+        .start(Limits {
+            grace: Duration::MAX,
+            write_ttl: Duration::MAX,
+            ..Limits::default()
+        })
+        .await;
+    let (lifetime, in_doubt_after, retain) = (Duration::MAX, Duration::MAX, Some(Duration::MAX));
+    let key = subject
+        .add(NewEntry {
+            lifetime,
+            in_doubt_after,
+            retain,
+            ..entry()
+        })
+        .await;
+    let got = subject.claim_one("w1").await;
+    assert!(got.remaining > HOUR);
+    let later = RetryReason::SoftBounce("later".to_owned());
+    assert!(
+        subject
+            .queue
+            .retry("w1", &got.claim, Duration::MAX, later)
+            .await
+            .expect("retries")
+    );
+    assert_eq!(
+        subject.queue.sweep(INTAKE).await.expect("sweeps"),
+        Sweep::default()
+    );
+    subject
+        .add(NewEntry {
+            lifetime: Duration::ZERO,
+            retain,
+            ..entry()
+        })
+        .await;
+    assert_eq!(
+        subject.queue.sweep(INTAKE).await.expect("sweeps").expired,
+        1,
+        "others are not held up"
+    );
+    assert_eq!(
+        subject.queue.stats(INTAKE).await.expect("stats").retrying,
+        1,
+        "{key:?}"
     );
 }

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{Entry, Lane, OVERHEAD, State};
 use crate::QueueError;
 use crate::entry::{EntryMeta, NewEntry};
+use crate::memory::later;
 
 impl Lane {
     pub(in crate::memory) fn write(
@@ -65,12 +66,12 @@ impl Lane {
                 key.id
             )));
         }
-        let texts = text_bytes(&meta);
+        let texts = cost(&meta) - OVERHEAD;
         entry.cost += texts;
         self.bytes += texts;
         (entry.meta, entry.lifetime, entry.retain) = (meta, lifetime, retain);
         entry.state = State::Prepared {
-            deadline: now + in_doubt_after,
+            deadline: later(now, in_doubt_after),
         };
         Ok(())
     }
@@ -89,7 +90,7 @@ impl Lane {
         entry.place = self.serial;
         entry.state = State::Ready { fresh: true };
         entry.committed = now;
-        entry.expires = now + entry.lifetime;
+        entry.expires = later(now, entry.lifetime);
         entry.in_doubt = in_doubt;
         self.active.insert(entry.place, Arc::clone(id));
         self.ready.insert((true, entry.place));
@@ -107,7 +108,8 @@ impl Lane {
     }
 }
 
-fn text_bytes(meta: &EntryMeta) -> u64 {
+/// What an entry costs besides its body, in bytes.
+pub(in crate::memory) fn cost(meta: &EntryMeta) -> u64 {
     let EntryMeta {
         mid: _,
         sender,
@@ -131,5 +133,5 @@ fn text_bytes(meta: &EntryMeta) -> u64 {
         traceparent,
         tracestate,
     ];
-    lists.chain(texts).map(|text| text.len() as u64).sum()
+    OVERHEAD + lists.chain(texts).map(|text| text.len() as u64).sum::<u64>()
 }

@@ -6,6 +6,8 @@
 mod arrival;
 mod claims;
 
+pub(super) use arrival::cost;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,11 +15,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::MemoryOptions;
+use super::{MemoryOptions, later};
 use crate::entry::{DeadLetter, End, EntryKey, EntryMeta, Stats, Sweep};
 
 /// What an entry costs besides its body and texts, in bytes: an estimate, so that empty ones are bounded too.
-const OVERHEAD: u64 = 512;
+pub(super) const OVERHEAD: u64 = 512;
 
 #[derive(Debug, Default)]
 pub(super) struct Lane {
@@ -180,7 +182,7 @@ impl Lane {
 
     fn is_over(&self, id: &Arc<str>, grace: Duration, now: Instant) -> bool {
         self.entries.get(id).is_some_and(|entry| match entry.state {
-            State::InFlight { .. } => entry.expires + grace <= now,
+            State::InFlight { .. } => later(entry.expires, grace) <= now,
             _ => entry.expires <= now,
         })
     }
@@ -215,7 +217,11 @@ impl Lane {
             }
         }
         match retain {
-            Some(time) => entry.state = State::Retained { until: now + time },
+            Some(time) => {
+                entry.state = State::Retained {
+                    until: later(now, time),
+                }
+            }
             None => self.forget(id),
         }
     }
