@@ -78,8 +78,12 @@ impl Shutdown {
     }
 }
 
-/// Listens for SIGTERM and SIGINT: the first one starts the shutdown, the second ends the process at once with exit
-/// code 1. Must be called within a Tokio runtime.
+/// A signal this soon after the first is the same one: `timeout` and some supervisors send it to the process and to its
+/// group.
+const REPEAT: Duration = Duration::from_millis(250);
+
+/// Listens for SIGTERM and SIGINT: the first one starts the shutdown, a second one (not within [`REPEAT`] of the first)
+/// ends the process at once with exit code 1. Must be called within a Tokio runtime.
 ///
 /// # Errors
 /// When a signal handler cannot be installed.
@@ -95,8 +99,13 @@ pub fn signals() -> io::Result<(Trigger, Shutdown)> {
             "Shutting down; a second signal ends the process at once."
         );
         starter.start();
-        let name = next(&mut terminate, &mut interrupt).await;
-        abort(name);
+        let first = Instant::now();
+        loop {
+            let name = next(&mut terminate, &mut interrupt).await;
+            if first.elapsed() >= REPEAT {
+                abort(name);
+            }
+        }
     });
     Ok((trigger, shutdown))
 }
