@@ -293,8 +293,18 @@ impl Stage {
         ]);
         command.args(["--timeout", "60"]);
         if let Some(message) = message {
+            // As it goes over the wire: swaks adds only the line end behind the final dot.
+            let mut wire = Vec::with_capacity(message.len() + 100);
+            for line in message.split_inclusive(|octet| *octet == b'\n') {
+                if line.starts_with(b".") {
+                    wire.push(b'.');
+                }
+                wire.extend_from_slice(line);
+            }
+            wire.push(b'.');
             let path = self.dir.path().join("message.eml");
-            File::create(&path).unwrap().write_all(message).unwrap();
+            File::create(&path).unwrap().write_all(&wire).unwrap();
+            command.arg("--no-data-fixup");
             command.arg("--data").arg(path);
         }
         let output = run(&mut command);

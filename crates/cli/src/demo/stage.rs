@@ -122,6 +122,7 @@ impl Stage {
     /// Says what can be tried while it runs.
     pub(super) fn explain(&self, config: &Path) {
         let port = self.ingress.port();
+        let tdc = std::env::args().next().unwrap_or_else(|| "tdc".to_owned());
         say(format_args!(
             "\nStill running. Send mail to 127.0.0.1:{port}; the mailbox server is {}, the intake {}.",
             self.mailbox, self.intake
@@ -139,7 +140,7 @@ impl Stage {
             self.intake_dir().display()
         ));
         say(format_args!(
-            "  tdc policy test --config {} --from a@partner.example --to cfo@finance.company.example",
+            "  {tdc} policy test --config {} --from a@partner.example --to cfo@finance.company.example",
             config.display()
         ));
         say(format_args!(
