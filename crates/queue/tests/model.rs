@@ -304,7 +304,7 @@ impl Run<'_> {
                     lifetime,
                     in_doubt_after,
                     retain: retain.then_some(HOUR),
-                    ..entry()
+                    ..self.next()
                 };
                 self.subject.prepare(new.clone()).await;
                 self.open(new, State::Prepared);
