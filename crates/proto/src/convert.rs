@@ -560,7 +560,7 @@ mod tests {
                         .as_mut()
                         .unwrap()
                         .any_of
-                        .push("*".into())
+                        .push("*".into());
                 },
                 "policies.rows.senders.any_of",
             ),
