@@ -16,6 +16,10 @@ help: ## lists the verbs
 build: ## builds the program for development: target/debug/tdc
 	$(CARGO) build --locked -p tdc
 
+.PHONY: build-failpoints
+build-failpoints: ## builds the same with named places at which tests let it die: target/debug/tdc-failpoints
+	$(CARGO) build --locked -p tdc --features failpoints --bin tdc-failpoints
+
 .PHONY: release
 release: ## builds the static release program: target/x86_64-unknown-linux-gnu/release/tdc
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
@@ -30,7 +34,7 @@ demo-up: build ## the same, and keeps it running for mail of your own
 	./target/debug/tdc demo --keep
 
 .PHONY: test
-test: test-tools build ## runs all tests: units, properties, both queues, real processes and clients
+test: test-tools build build-failpoints ## runs all tests: units, properties, both queues, real processes and clients
 	$(CARGO) test --locked --workspace
 
 .PHONY: test-tools

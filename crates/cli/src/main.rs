@@ -1,74 +1,7 @@
-//! `tdc`: every role of Threat Defense Connector, and the commands of its operator, in one program.
-//!
-//! Exit codes: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.
-
-mod args;
-mod demo;
-mod error;
-mod policy;
-mod process;
-mod roles;
-mod simulate;
+//! `tdc`: see the library.
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
-use crate::args::{Cli, Command};
-use crate::error::CliError;
-
 fn main() -> ExitCode {
-    // Everything that speaks TLS in this process uses ring; whoever asks first must find it.
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
-        complain("the TLS provider is already chosen");
-        return ExitCode::FAILURE;
-    }
-    let cli = Cli::parse();
-    // At least two threads: the span exporter blocks one of them now and then.
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).max(2);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(cli.command)),
-        Err(error) => Err(CliError::new("cannot start the runtime", error)),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run(command: Command) -> Result<(), CliError> {
-    match command {
-        Command::Standalone(args) => Box::pin(roles::standalone::run(*args)).await,
-        Command::Ingress(args) => Box::pin(roles::ingress::run(*args)).await,
-        Command::Policy(args) => Box::pin(policy::run(*args)).await,
-        Command::Worker(args) => Box::pin(roles::worker::run(*args)).await,
-        Command::Simulate(args) => Box::pin(simulate::run(args)).await,
-        Command::Demo(args) => Box::pin(demo::run(args)).await,
-        Command::Crds => {
-            say(tdc_api::crds_yaml());
-            Ok(())
-        }
-    }
-}
-
-/// Writes to standard output. Nobody reading it is no failure of ours.
-pub(crate) fn say(text: impl std::fmt::Display) {
-    use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
-}
-
-fn complain(text: impl std::fmt::Display) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr().lock(), "tdc: {text}");
+    tdc::main()
 }
