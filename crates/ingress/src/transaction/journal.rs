@@ -1,0 +1,212 @@
+//! The copies of a message: which are due, making them durable, committing them or taking them back.
+//!
+//! What always holds: a copy that is due is either prepared, or the message is refused, or `failurePolicy` is Ignore
+//! and the copy that is not made is counted and logged.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tdc_core::evaluator::CopyPlan;
+use tdc_core::headers::DELIVERY_ID;
+use tdc_core::maillog::MailEvent;
+use tdc_core::policy::{DeadLetterMode, FailurePolicy};
+use tdc_queue::{EntryKey, EntryMeta};
+use tdc_smtp::{BodyType, Reply};
+use tracing::Instrument as _;
+
+use super::Transaction;
+use crate::copies::Lifetimes;
+use crate::evaluate::Evaluated;
+use crate::metrics::Skip;
+
+/// What was found out about the copies before the final dot.
+pub(super) enum Journal {
+    /// These are prepared (perhaps none).
+    Prepared(Vec<EntryKey>),
+    /// The message must not go on.
+    Refuse(Reply, &'static str),
+}
+
+impl Transaction {
+    /// Waits for the decision, and tells the copies.
+    pub(super) async fn decide(&mut self) {
+        let Some(body) = &mut self.body else { return };
+        let Some(evaluation) = body.evaluation.take() else {
+            return;
+        };
+        body.evaluated = evaluation.await.unwrap_or_default();
+        let headers = body
+            .headers
+            .get_or_insert_with(|| std::mem::take(&mut body.scanner).finish());
+        let Some(evaluated) = &body.evaluated else {
+            body.copies.forget();
+            return;
+        };
+        self.shared.deps.metrics.evaluated(evaluated.source);
+        let skip = if evaluated.decision.copies.is_empty() {
+            None
+        } else if headers.count(DELIVERY_ID) > 0 {
+            Some((Skip::Loop, "it is a copy that was made here".to_owned()))
+        } else {
+            let rule = evaluated.snapshot.not_clean(headers);
+            rule.map(|rule| (Skip::NotClean, format!("not clean by its header {}", rule.name)))
+        };
+        if let Some((skip, reason)) = skip {
+            body.copies.forget();
+            let copies = evaluated.decision.copies.len();
+            self.shared.deps.metrics.skipped(skip, copies as u64);
+            self.log(&MailEvent::NotJournaled {
+                mid: self.mid,
+                reason,
+            });
+            return;
+        }
+        body.copies
+            .decide(evaluated.decision.copies.iter().map(|copy| copy.intake.clone()));
+    }
+
+    /// Makes every copy durable that is due, or says what becomes of a message whose copy cannot be.
+    pub(super) async fn journal(&mut self) -> Journal {
+        self.decide().await;
+        self.log_message();
+        let Some(body) = &mut self.body else {
+            return Journal::Prepared(Vec::new());
+        };
+        let Some(evaluated) = body.evaluated.clone() else {
+            return self.without_copy(
+                self.shared.config.failure_policy,
+                Skip::NoPolicy,
+                "there is no policy snapshot",
+            );
+        };
+        let connector = &evaluated.snapshot.table.connector;
+        let unresolved = evaluated
+            .decision
+            .unresolved()
+            .next()
+            .map(|(_, why)| why.to_string());
+        if let Some(why) = unresolved
+            && let refuse @ Journal::Refuse(..) =
+                self.without_copy(connector.failure_policy, Skip::Unresolved, &why)
+        {
+            return refuse;
+        }
+        let metas: Vec<EntryMeta> = evaluated
+            .decision
+            .copies
+            .iter()
+            .map(|copy| self.meta(copy, &evaluated))
+            .collect();
+        let lifetimes = Lifetimes {
+            lifetime: connector.queue_lifetime,
+            in_doubt_after: self.shared.config.in_doubt_after,
+            retain: (connector.dead_letter.mode == DeadLetterMode::Retain)
+                .then_some(connector.dead_letter.retention),
+        };
+        let Some(body) = &mut self.body else {
+            return Journal::Prepared(Vec::new());
+        };
+        let span = tracing::info_span!("queue.prepare", otel.kind = "producer", copies = metas.len());
+        let due = !body.copies.keys().is_empty();
+        let prepared = if due {
+            body.copies.prepare(metas, &lifetimes).instrument(span).await
+        } else {
+            Ok(Vec::new())
+        };
+        match prepared {
+            Ok(keys) => {
+                self.log_enqueued(&keys, &evaluated);
+                Journal::Prepared(keys)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "A copy cannot be queued.");
+                self.without_copy(
+                    connector.failure_policy,
+                    Skip::Queue,
+                    "the queue is not available",
+                )
+            }
+        }
+    }
+
+    fn without_copy(&self, policy: FailurePolicy, skip: Skip, why: &str) -> Journal {
+        match policy {
+            FailurePolicy::Fail => {
+                tracing::warn!(
+                    reason = why,
+                    "A message is refused because its copy cannot be made."
+                );
+                Journal::Refuse(
+                    Reply::new(
+                        451,
+                        "4.3.0 Error: the message cannot be processed now, try again later",
+                    ),
+                    "journal_failed",
+                )
+            }
+            FailurePolicy::Ignore => {
+                self.shared.deps.metrics.skipped(skip, 1);
+                self.log(&MailEvent::NotJournaled {
+                    mid: self.mid,
+                    reason: why.to_owned(),
+                });
+                Journal::Prepared(Vec::new())
+            }
+        }
+    }
+
+    pub(super) async fn commit(&self, keys: &[EntryKey]) {
+        if keys.is_empty() {
+            return;
+        }
+        let span = tracing::info_span!("queue.commit", otel.kind = "producer", copies = keys.len());
+        match self.shared.deps.queue.commit(keys).instrument(span).await {
+            Ok(()) => self.shared.deps.metrics.queued(keys.len() as u64),
+            Err(error) => {
+                // The message is accepted, and its entries are durable: the sweeper commits them, marked in doubt.
+                self.shared.deps.metrics.in_doubt(keys.len() as u64);
+                tracing::warn!(%error, mid = self.mid, "A copy could not be committed; it will be delivered as in doubt.");
+            }
+        }
+    }
+
+    /// Takes entries back. If that fails, chunks expire by themselves, and a prepared entry is delivered in doubt.
+    pub(super) async fn forget(&self, keys: &[EntryKey]) {
+        if !keys.is_empty()
+            && let Err(error) = self.shared.deps.queue.abort(keys).await
+        {
+            tracing::warn!(%error, mid = self.mid, "A copy could not be taken back; it may be delivered as in doubt.");
+        }
+    }
+
+    fn meta(&self, copy: &CopyPlan, evaluated: &Evaluated) -> EntryMeta {
+        let (traceparent, tracestate) = tdc_telemetry::current_traceparent();
+        EntryMeta {
+            mid: self.mid,
+            sender: self.mail.address.clone(),
+            recipients: copy
+                .recipients
+                .iter()
+                .map(|at| self.envelope.recipients[*at].to_string())
+                .collect(),
+            policies: copy.policies.iter().map(ToString::to_string).collect(),
+            message_id: self.message_id(),
+            client_ip: self.client.peer.ip().to_canonical().to_string(),
+            eight_bit: self.mail.body == Some(BodyType::EightBitMime),
+            smtputf8: self.mail.smtputf8,
+            sender_ip_header: evaluated.snapshot.table.connector.sender_ip_header.to_string(),
+            traceparent,
+            tracestate,
+            received_ms: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |now| now.as_millis() as u64),
+        }
+    }
+
+    pub(super) fn message_id(&self) -> String {
+        let headers = self.body.as_ref().and_then(|body| body.headers.as_ref());
+        let id = headers
+            .and_then(|headers| headers.first("Message-ID"))
+            .unwrap_or_default();
+        id.chars().take(998).collect()
+    }
+}
