@@ -53,6 +53,19 @@ impl Stage {
     }
 }
 
+/// What a copy needs that an intake may lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Need {
+    /// Room for its size (RFC 1870).
+    Size,
+    /// 8BITMIME (RFC 6152).
+    EightBit,
+    /// SMTPUTF8 (RFC 6531).
+    Utf8,
+    /// An address that SMTP can carry.
+    Address,
+}
+
 /// How one attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -87,8 +100,13 @@ pub enum Outcome {
     DnsHard(String),
     /// The domain takes no mail (RFC 7505).
     NullMx,
-    /// The intake does not offer what the copy needs (8BITMIME, SMTPUTF8, its size).
-    Unsuitable(String),
+    /// The intake cannot take the copy; nothing of it was sent.
+    Unsuitable {
+        /// What it lacks.
+        need: Need,
+        /// In words.
+        detail: String,
+    },
     /// The final dot was sent and not answered.
     NoAnswer(String),
     /// The copy's lifetime was over.
@@ -159,7 +177,7 @@ impl Outcome {
             Self::Tls { .. } => Class::Tls,
             Self::Network { .. } => Class::Network,
             Self::DnsSoft(_) | Self::DnsHard(_) | Self::NullMx => Class::Dns,
-            Self::Unsuitable(_) => Class::Permanent,
+            Self::Unsuitable { .. } => Class::Permanent,
             Self::NoAnswer(_) => Class::NoAnswer,
             Self::Expired => Class::Expired,
         }
@@ -170,9 +188,13 @@ impl Outcome {
         match self {
             Self::Delivered(_) => ("2.0.0", "Delivered"),
             Self::Replied {
-                stage: Stage::Greeting | Stage::Ehlo,
+                stage: Stage::Greeting | Stage::Ehlo | Stage::StartTls,
+                code,
                 ..
-            } => ("4.3.2", "Not accepting messages at this time"),
+            } => {
+                let status = if *code >= 500 { "5.3.2" } else { "4.3.2" };
+                (status, "Not accepting messages at this time")
+            }
             Self::Replied { code, .. } if *code >= 500 => ("5.1.0", "Unknown address error"),
             Self::Replied { .. } => ("4.1.0", "Unknown address error"),
             Self::Tls { .. } => ("5.7.5", "TLS Error"),
@@ -180,7 +202,13 @@ impl Outcome {
             Self::DnsSoft(_) => ("4.4.3", "DNS temporary failure"),
             Self::DnsHard(_) => ("5.1.2", "Bad destination host"),
             Self::NullMx => ("5.1.10", "Recipient address has null MX"),
-            Self::Unsuitable(_) => ("5.6.3", "Conversion required but not supported"),
+            // RFC 3463 sections 3.2, 3.4 and 3.7; RFC 6531 section 3.7.4.2.
+            Self::Unsuitable { need, .. } => match need {
+                Need::Size => ("5.3.4", "Message too big for system"),
+                Need::EightBit => ("5.6.3", "Conversion required but not supported"),
+                Need::Utf8 => ("5.6.9", "UTF-8 header message cannot be transferred"),
+                Need::Address => ("5.1.3", "Bad destination mailbox address syntax"),
+            },
             Self::Expired => ("5.4.7", "Delivery expired (message too old)"),
         }
     }
@@ -198,7 +226,7 @@ impl fmt::Display for Outcome {
             Self::DnsSoft(detail) => write!(f, "the name servers do not answer: {detail}"),
             Self::DnsHard(detail) => f.write_str(detail),
             Self::NullMx => f.write_str("the domain takes no mail (null MX)"),
-            Self::Unsuitable(detail) => f.write_str(detail),
+            Self::Unsuitable { detail, .. } => f.write_str(detail),
             Self::NoAnswer(detail) => write!(f, "no answer to the final dot: {detail}"),
             Self::Expired => f.write_str("the lifetime of the copy is over"),
         }
@@ -227,7 +255,7 @@ pub fn next(outcome: &Outcome, attempts_before: u32, retry: &Retry) -> Next {
 
 #[cfg(test)]
 mod tests {
-    use super::{Next, Outcome, Stage, next};
+    use super::{Need, Next, Outcome, Stage, next};
     use crate::policy::Retry;
 
     const RETRY: Retry = Retry {
@@ -287,7 +315,10 @@ mod tests {
                 "null MX: none",
             ),
             (
-                Outcome::Unsuitable("8BITMIME".into()),
+                Outcome::Unsuitable {
+                    need: Need::EightBit,
+                    detail: "8BITMIME".into(),
+                },
                 Next::HardBounce,
                 Next::HardBounce,
                 "cannot be taken",

@@ -86,7 +86,7 @@ fn class(outcome: &Outcome) -> &'static str {
 mod tests {
     use super::{History, Step, conclude};
     use std::time::Duration;
-    use tdc_core::outcome::{Outcome, Stage};
+    use tdc_core::outcome::{Need, Outcome, Stage};
     use tdc_core::policy::Retry;
     use tdc_queue::{End, RetryReason};
 
@@ -191,7 +191,10 @@ mod tests {
             ),
             (Outcome::NullMx, 0, false, 100, "hard dns", "null MX: at once"),
             (
-                Outcome::Unsuitable("8BITMIME".into()),
+                Outcome::Unsuitable {
+                    need: Need::EightBit,
+                    detail: "8BITMIME".into(),
+                },
                 0,
                 false,
                 100,

@@ -213,7 +213,7 @@ impl Connection {
             };
             let dcid = link.dcid;
             let sent = tokio::select! {
-                sent = transaction::send(link, &copy, entry.meta.smtputf8, budget) => sent,
+                sent = transaction::send(link, &copy, budget) => sent,
                 () = self.worker.over() => {
                     let stage = link.stage;
                     self.drop_link();

@@ -31,6 +31,7 @@ pub(crate) fn make(entry: &Claimed, intake: &Intake, host: &str) -> Wrapped {
         sender_ip_header: meta.sender_ip_header.clone(),
         date: rfc5322_date(meta.received_ms / 1000),
         in_doubt: entry.in_doubt,
+        smtputf8: meta.smtputf8,
     };
     wrap(intake.format, &copy, &entry.body)
 }

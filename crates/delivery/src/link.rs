@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use rustls::ClientConfig as TlsConfig;
 use rustls_pki_types::ServerName;
-use tdc_core::outcome::{Outcome, Stage};
+use tdc_core::outcome::{Need, Outcome, Stage};
 use tdc_core::policy::{Intake, TlsMode};
 use tdc_smtp::{ClientConfig, ClientError, ClientEvent, ClientSession, ClientTls, Phase, Reply};
 use thiserror::Error;
@@ -90,22 +90,46 @@ impl Fault {
         };
         match self {
             Self::Expired if stage != Stage::Dot => Outcome::Expired,
+            Self::Io(error) if is_alert(&error) && before_mail(stage) => Outcome::Tls {
+                stage: Stage::Handshake,
+                detail: error.to_string(),
+            },
             Self::Io(_) | Self::Closed | Self::TimedOut(_) | Self::Expired => broken(self.to_string()),
             Self::Tls(detail) => Outcome::Tls { stage, detail },
             Self::Session(error) => match error {
                 ClientError::Refused(reply) => replied(stage, &reply),
                 ClientError::Unilateral(reply) if reply.code() >= 400 => replied(stage, &reply),
+                // 454 "TLS not available due to temporary reason" (RFC 3207 section 4) says that it will pass.
+                ClientError::TlsRefused(reply) if !reply.is_permanent() => replied(Stage::StartTls, &reply),
                 ClientError::TlsNotOffered | ClientError::TlsRefused(_) | ClientError::DataBehindStartTls => {
                     Outcome::Tls {
                         stage: Stage::StartTls,
                         detail: error.to_string(),
                     }
                 }
-                ClientError::Injection => Outcome::Unsuitable(error.to_string()),
+                ClientError::Injection => Outcome::Unsuitable {
+                    need: Need::Address,
+                    detail: error.to_string(),
+                },
                 ClientError::Unilateral(_) | ClientError::Malformed(_) => broken(error.to_string()),
             },
         }
     }
+}
+
+/// With TLS 1.3 a server says only after the handshake what it did not like about it (RFC 8446 section 4.4.2.4).
+fn is_alert(error: &io::Error) -> bool {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::AlertReceived(_)))
+}
+
+fn before_mail(stage: Stage) -> bool {
+    matches!(
+        stage,
+        Stage::Greeting | Stage::Ehlo | Stage::StartTls | Stage::Handshake
+    )
 }
 
 /// A reply that is not the hoped for.
@@ -169,6 +193,8 @@ pub(crate) struct Link {
     pub(crate) session: ClientSession,
     pub(crate) stage: Stage,
     pub(crate) timeouts: Timeouts,
+    /// Something could not be written whole: the server is out of step, nothing else can be sent.
+    pub(crate) broken: bool,
     stream: Stream,
     input: BytesMut,
     joined: BytesMut,
@@ -197,6 +223,7 @@ impl Link {
             dcid,
             intake,
             messages: 0,
+            broken: false,
             session,
             stage: Stage::Greeting,
             timeouts,
@@ -332,6 +359,19 @@ impl Link {
         Ok(())
     }
 
+    /// Puts the session's commands before what is written next, to leave in one write with it.
+    pub(crate) fn join_commands(&mut self) {
+        let commands = self.session.output().split();
+        self.joined.extend_from_slice(&commands);
+    }
+
+    /// Keeps pieces for the next [`Link::flush`].
+    pub(crate) fn join(&mut self, pieces: &[Bytes]) {
+        for piece in pieces {
+            self.joined.extend_from_slice(piece);
+        }
+    }
+
     async fn write_joined(&mut self, budget: Budget) -> Result<(), Fault> {
         if self.joined.is_empty() {
             return Ok(());
@@ -349,14 +389,16 @@ impl Link {
             .map_err(Fault::Io)
     }
 
-    /// After a failed write: a server that breaks off a message often says why before it closes.
-    pub(crate) async fn last_words(&mut self) -> Option<Fault> {
+    /// After a failed write: what the server still says, if it does so at once.
+    pub(crate) async fn last_words(&mut self) -> Option<Result<Reply, Fault>> {
+        self.broken = true;
         let until = Instant::now() + LAST_WORDS;
         loop {
             match self.session.poll(&mut self.input) {
                 Ok(ClientEvent::NeedInput) => {}
-                Ok(_) => return None,
-                Err(error) => return Some(Fault::Session(error)),
+                Ok(ClientEvent::Reply { reply, .. }) => return Some(Ok(reply)),
+                Ok(ClientEvent::StartTls | ClientEvent::Ready) => return None,
+                Err(error) => return Some(Err(Fault::Session(error))),
             }
             match timeout_at(until, self.stream.read(&mut self.input)).await {
                 Ok(Ok(count)) if count > 0 => {}

@@ -1,13 +1,18 @@
-//! One message over one connection: `MAIL`, `RCPT`, `DATA`, the copy, the final dot (RFC 5321 section 3.3).
+//! One message over one connection: `MAIL`, `RCPT`, the copy, and its end (RFC 5321 section 3.3).
 //!
 //! What the intake cannot take (8-bit content, SMTPUTF8, the size) is said before anything is sent. With PIPELINING
-//! the three commands leave in one write (RFC 2920). From the moment when the final dot may have left, every failure
-//! is [`Outcome::NoAnswer`]: the intake may have the message.
+//! the commands leave in one write (RFC 2920).
+//!
+//! Where CHUNKING is offered the copy leaves as one `BDAT … LAST` (RFC 3030): one round trip less than `DATA` without
+//! PIPELINING, no search for dots, and its exact octets. It leaves only once the envelope is accepted, although the RFC
+//! allows more: so an intake never holds a whole message before that, and a connection that breaks there leaves no
+//! doubt. Otherwise it leaves by `DATA`, its dots doubled, and with a line end behind its last line if that has none.
+//!
+//! From the moment when the final dot may have left (the last octet of the chunk, with `BDAT`), every failure is
+//! [`Outcome::NoAnswer`]: the intake may have the message.
 
-use tdc_core::address::domain_key;
-use tdc_core::journal::Wrapped;
-use tdc_core::outcome::{Outcome, Stage};
-use tdc_core::policy::Intake;
+use tdc_core::journal::{Wrapped, ascii_address};
+use tdc_core::outcome::{Need, Outcome, Stage};
 use tdc_smtp::{Extensions, Reply};
 
 use crate::link::{Budget, Fault, Link, replied};
@@ -21,57 +26,79 @@ pub(crate) enum Sent {
     Stale(Outcome),
 }
 
+/// How the end of the message is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// `DATA`, and a line that is a dot.
+    Dot,
+    /// `BDAT`, counted.
+    Chunk,
+}
+
+impl Framing {
+    fn of(offered: &Extensions) -> Self {
+        if offered.chunking { Self::Chunk } else { Self::Dot }
+    }
+}
+
 /// The parameters of `MAIL`, or why the copy cannot be sent here.
-fn parameters(offered: &Extensions, copy: &Wrapped, smtputf8: bool) -> Result<Vec<String>, Outcome> {
+fn parameters(
+    offered: &Extensions,
+    copy: &Wrapped,
+    framing: Framing,
+    path: &str,
+) -> Result<Vec<String>, Outcome> {
+    let lacks = |need, detail: &str| {
+        Err(Outcome::Unsuitable {
+            need,
+            detail: detail.to_owned(),
+        })
+    };
     let mut params = Vec::new();
+    // RFC 1870 section 6.1: with the line ends, without the dots that the encoding adds.
+    let ended = framing == Framing::Chunk || copy.ends_in_crlf();
+    let size = copy.size + if ended { 0 } else { 2 };
     match offered.size {
-        Some(limit) if limit > 0 && copy.size > limit => {
-            return Err(Outcome::Unsuitable(format!(
-                "the copy has {} octets, the intake takes {limit} (SIZE)",
-                copy.size
-            )));
+        Some(limit) if limit > 0 && size > limit => {
+            let detail = format!("the copy has {size} octets, the intake takes {limit} (SIZE)");
+            return lacks(Need::Size, &detail);
         }
-        Some(_) => params.push(format!("SIZE={}", copy.size)),
+        Some(_) => params.push(format!("SIZE={size}")),
         None => {}
     }
     if copy.eight_bit {
         if !offered.eight_bit_mime {
-            return Err(Outcome::Unsuitable(
-                "the copy has 8-bit content, the intake does not offer 8BITMIME".into(),
-            ));
+            return lacks(
+                Need::EightBit,
+                "the copy has 8-bit content, the intake does not offer 8BITMIME",
+            );
         }
         params.push("BODY=8BITMIME".into());
     }
-    if smtputf8 {
+    if copy.smtputf8 || !path.is_ascii() {
         if !offered.smtputf8 {
-            return Err(Outcome::Unsuitable(
-                "the copy has addresses in UTF-8, the intake does not offer SMTPUTF8".into(),
-            ));
+            return lacks(
+                Need::Utf8,
+                "the copy has UTF-8 in its header section or address, the intake does not offer SMTPUTF8",
+            );
         }
         params.push("SMTPUTF8".into());
     }
     Ok(params)
 }
 
-/// The address for `RCPT`: its domain as A-labels when that makes all of it ASCII.
-fn forward_path(intake: &Intake) -> String {
-    let address = &intake.address;
-    if address.as_str().is_ascii() || !address.local_part().is_ascii() {
-        return address.as_str().to_owned();
-    }
-    format!("{}@{}", address.local_part(), domain_key(address.domain()))
-}
-
 /// Sends one copy. Afterwards the link is as good as before when [`reusable`] says so.
-pub(crate) async fn send(link: &mut Link, copy: &Wrapped, smtputf8: bool, budget: Budget) -> Sent {
-    let path = forward_path(&link.intake);
-    let smtputf8 = smtputf8 || !path.is_ascii();
+pub(crate) async fn send(link: &mut Link, copy: &Wrapped, budget: Budget) -> Sent {
+    let intake = link.intake.clone();
+    let path = ascii_address(intake.address.as_str());
     link.stage = Stage::Mail;
-    let params = match parameters(link.session.extensions(), copy, smtputf8) {
+    let offered = link.session.extensions();
+    let framing = Framing::of(offered);
+    let params = match parameters(offered, copy, framing, &path) {
         Ok(params) => params,
         Err(outcome) => return Sent::Done(outcome),
     };
-    match envelope(link, &path, &params, budget).await {
+    match envelope(link, &path, &params, framing, budget).await {
         Ok(None) => {}
         Ok(Some(outcome)) => {
             let left = link.messages > 0
@@ -92,7 +119,7 @@ pub(crate) async fn send(link: &mut Link, copy: &Wrapped, smtputf8: bool, budget
         Err(fault) => {
             let left = link.messages > 0 && link.stage == Stage::Mail;
             let outcome = fault.outcome(link.stage);
-            let left = left && !matches!(outcome, Outcome::Expired | Outcome::Unsuitable(_));
+            let left = left && !matches!(outcome, Outcome::Expired | Outcome::Unsuitable { .. });
             return if left {
                 Sent::Stale(outcome)
             } else {
@@ -100,18 +127,19 @@ pub(crate) async fn send(link: &mut Link, copy: &Wrapped, smtputf8: bool, budget
             };
         }
     }
-    Sent::Done(match content(link, copy, budget).await {
+    Sent::Done(match content(link, copy, framing, budget).await {
         Ok(reply) if reply.is_positive() => Outcome::Delivered(reply.to_string()),
-        Ok(reply) => replied(Stage::Dot, &reply),
+        Ok(reply) => replied(link.stage, &reply),
         Err(fault) => fault.outcome(link.stage),
     })
 }
 
-/// Envelope up to the 354; `Some`: the first reply that ended it.
+/// Envelope, up to the 354 when it ends with `DATA`; `Some`: the first reply that ended it.
 async fn envelope(
     link: &mut Link,
     path: &str,
     params: &[String],
+    framing: Framing,
     budget: Budget,
 ) -> Result<Option<Outcome>, Fault> {
     let limit = link.timeouts.command;
@@ -119,7 +147,9 @@ async fn envelope(
     link.session.mail("", params)?;
     if pipelining {
         link.session.rcpt(path, &[])?;
-        link.session.data();
+        if framing == Framing::Dot {
+            link.session.data();
+        }
     }
     let mail = link.reply(limit, budget).await?;
     let mut bad = (!mail.is_positive()).then(|| replied(Stage::Mail, &mail));
@@ -136,11 +166,11 @@ async fn envelope(
         other => other?,
     };
     bad = bad.or_else(|| (!rcpt.is_positive()).then(|| replied(Stage::Rcpt, &rcpt)));
+    if framing == Framing::Chunk || (bad.is_some() && !pipelining) {
+        return Ok(bad);
+    }
     link.stage = Stage::Data;
     if !pipelining {
-        if bad.is_some() {
-            return Ok(bad);
-        }
         link.session.data();
     }
     let data = match link.reply(limit, budget).await {
@@ -168,34 +198,56 @@ async fn withdraw(link: &mut Link, dot: &mut Vec<bytes::Bytes>, budget: Budget) 
     link.reply(link.timeouts.command, budget).await
 }
 
-/// The message and its final dot.
-async fn content(link: &mut Link, copy: &Wrapped, budget: Budget) -> Result<Reply, Fault> {
+/// The message and its end.
+async fn content(link: &mut Link, copy: &Wrapped, framing: Framing, budget: Budget) -> Result<Reply, Fault> {
     link.stage = Stage::Body;
+    match body(link, copy, framing, budget).await {
+        Ok(()) => link.reply(link.timeouts.final_dot, budget).await,
+        // A server that breaks off a message often says why before it closes. Only behind the end can it have said yes.
+        Err(fault) => match link.last_words().await {
+            Some(Ok(reply)) if reply.is_positive() && link.stage == Stage::Body => Err(fault),
+            Some(said) => said,
+            None => Err(fault),
+        },
+    }
+}
+
+async fn body(link: &mut Link, copy: &Wrapped, framing: Framing, budget: Budget) -> Result<(), Fault> {
     let mut pieces = Vec::new();
-    for part in &copy.parts {
-        link.session.body(part, &mut pieces);
-        if let Err(fault) = link.write_pieces(&mut pieces, budget).await {
-            return Err(link.last_words().await.unwrap_or(fault));
+    let mut end = Vec::new();
+    if framing == Framing::Chunk {
+        link.session.bdat(copy.size, true);
+        link.join_commands();
+    }
+    let last = copy.parts.iter().rposition(|part| !part.is_empty());
+    for (at, part) in copy.parts.iter().enumerate() {
+        match framing {
+            Framing::Dot => link.session.body(part, &mut pieces),
+            // The last octet is what the dot is: it leaves last.
+            Framing::Chunk if Some(at) == last => {
+                pieces.push(part.slice(..part.len() - 1));
+                end.push(part.slice(part.len() - 1..));
+            }
+            Framing::Chunk => pieces.push(part.clone()),
         }
+        link.write_pieces(&mut pieces, budget).await?;
     }
-    if let Err(fault) = link.flush(budget).await {
-        return Err(link.last_words().await.unwrap_or(fault));
+    if framing == Framing::Dot {
+        link.session.end_body(&mut end);
     }
-    link.session.end_body(&mut pieces);
+    link.join(&end);
     link.stage = Stage::Dot;
-    link.write_pieces(&mut pieces, budget).await?;
-    link.flush(budget).await?;
-    link.reply(link.timeouts.final_dot, budget).await
+    link.flush(budget).await
 }
 
 /// Whether the next message may use the connection, and whether it needs `RSET` first.
 pub(crate) fn reusable(link: &Link, outcome: &Outcome) -> Option<Reset> {
-    if link.session.pending() > 0 {
+    if link.broken || link.session.pending() > 0 {
         return None;
     }
     match outcome {
         Outcome::Delivered(_) => Some(Reset::No),
-        Outcome::Unsuitable(_) => Some(Reset::No),
+        Outcome::Unsuitable { .. } => Some(Reset::No),
         Outcome::Replied { code: 421, .. } => None,
         Outcome::Replied {
             stage: Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Dot,
@@ -216,74 +268,102 @@ pub(crate) enum Reset {
 
 #[cfg(test)]
 mod tests {
-    use super::parameters;
+    use super::{Framing, parameters};
     use bytes::Bytes;
     use tdc_core::journal::Wrapped;
-    use tdc_core::outcome::Outcome;
+    use tdc_core::outcome::{Need, Outcome};
     use tdc_smtp::Extensions;
 
     #[test]
     fn what_the_intake_must_offer() {
-        let copy = |eight_bit| Wrapped {
-            parts: vec![Bytes::new()],
+        use Framing::{Chunk, Dot};
+        let copy = |eight_bit, smtputf8, end: &'static str| Wrapped {
+            parts: vec![Bytes::from_static(end.as_bytes())],
             size: 100,
             eight_bit,
+            smtputf8,
         };
+        let plain = || copy(false, false, "\r\n");
         let offers = |size, eight_bit_mime, smtputf8| Extensions {
             size,
             eight_bit_mime,
             smtputf8,
             ..Extensions::default()
         };
+        let nothing = || offers(None, false, false);
+        let all = |size| offers(Some(size), true, true);
         let cases = [
-            (
-                offers(None, false, false),
-                false,
-                false,
-                Some(""),
-                "plain to a plain server",
-            ),
+            (nothing(), plain(), Dot, "a@b", Ok(""), "plain to a plain server"),
             (
                 offers(Some(0), false, false),
-                false,
-                false,
-                Some("SIZE=100"),
+                plain(),
+                Dot,
+                "a@b",
+                Ok("SIZE=100"),
                 "SIZE without a limit",
             ),
             (
-                offers(Some(100), true, true),
-                true,
-                true,
-                Some("SIZE=100 BODY=8BITMIME SMTPUTF8"),
+                all(100),
+                copy(true, true, "\r\n"),
+                Dot,
+                "a@b",
+                Ok("SIZE=100 BODY=8BITMIME SMTPUTF8"),
                 "all",
             ),
-            (offers(Some(99), true, true), false, false, None, "too large"),
+            (all(99), plain(), Dot, "a@b", Err(Need::Size), "too large"),
+            (
+                all(101),
+                copy(false, false, "x"),
+                Dot,
+                "a@b",
+                Err(Need::Size),
+                "too large with its line end",
+            ),
+            (
+                all(100),
+                copy(false, false, "x"),
+                Chunk,
+                "a@b",
+                Ok("SIZE=100"),
+                "no line end is added to a chunk",
+            ),
             (
                 offers(None, false, true),
-                true,
-                false,
-                None,
-                "8-bit without 8BITMIME",
+                copy(true, false, ""),
+                Dot,
+                "a@b",
+                Err(Need::EightBit),
+                "no 8BITMIME",
             ),
             (
                 offers(None, true, false),
-                false,
-                true,
-                None,
-                "UTF-8 without SMTPUTF8",
+                copy(true, true, ""),
+                Dot,
+                "a@b",
+                Err(Need::Utf8),
+                "no SMTPUTF8",
+            ),
+            (
+                nothing(),
+                plain(),
+                Dot,
+                "\u{fc}@b",
+                Err(Need::Utf8),
+                "nor for the address",
             ),
             (
                 offers(None, true, true),
-                false,
-                false,
-                Some(""),
+                plain(),
+                Dot,
+                "a@b",
+                Ok(""),
                 "nothing that is not needed",
             ),
         ];
-        for (offered, eight_bit, smtputf8, params, why) in cases {
-            match (parameters(&offered, &copy(eight_bit), smtputf8), params) {
-                (Ok(found), Some(expected)) => assert_eq!(found.join(" "), expected, "{why}"),
-                (Err(Outcome::Unsuitable(_)), None) => {}
+        for (offered, copy, framing, path, expected, why) in cases {
+            match (parameters(&offered, &copy, framing, path), expected) {
+                (Ok(found), Ok(expected)) => assert_eq!(found.join(" "), expected, "{why}"),
+                (Err(Outcome::Unsuitable { need, .. }), Err(expected)) => assert_eq!(need, expected, "{why}"),
                 (found, _) => panic!("{why}: {found:?}"),
             }
         }

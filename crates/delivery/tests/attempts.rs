@@ -208,8 +208,17 @@ async fn every_outcome_without_tls() {
     ];
     // All at once: each waits for a retry or two.
     let mut running = tokio::task::JoinSet::new();
-    for keywords in [&["PIPELINING", "SIZE"][..], &["8BITMIME"][..]] {
+    let offers = [
+        &["PIPELINING", "SIZE"][..],
+        &["8BITMIME"],
+        &["PIPELINING", "CHUNKING", "SIZE"],
+        &["CHUNKING"],
+    ];
+    for keywords in offers {
         for (scripts, expected, connections, why) in &cases {
+            if keywords.contains(&"CHUNKING") && scripts.iter().any(|script| script.is_at(At::Data)) {
+                continue;
+            }
             let options = Options {
                 keywords,
                 scripts: scripts.clone(),
@@ -334,9 +343,33 @@ async fn every_outcome_of_tls() {
             localhost(),
             verify,
             pem(),
-            at(At::StartTls, Say("454 4.7.0 no")),
+            at(At::StartTls, Say("454 4.7.0 not now")),
+            "1 0 0 0, 1",
+            "refused for now: a 4xx like any other",
+        ),
+        (
+            localhost(),
+            verify,
+            pem(),
+            at(At::StartTls, Say("502 5.5.1 never")),
             "0 1 0 0, 0",
-            "refused",
+            "refused for good",
+        ),
+        (
+            localhost(),
+            verify,
+            pem(),
+            at(At::StartTls, Close),
+            "1 0 0 0, 1",
+            "closed at STARTTLS is network",
+        ),
+        (
+            localhost(),
+            verify,
+            pem(),
+            at(At::Handshake, Say("500 not a handshake")),
+            "0 1 0 0, 0",
+            "not TLS at all",
         ),
         (
             localhost(),
@@ -437,16 +470,18 @@ async fn nothing_listens() {
 #[tokio::test]
 async fn what_the_intake_cannot_take_is_not_sent() {
     let eight_bit = "Subject: gr\u{fc}n\r\n\r\n\u{fc}\r\n".as_bytes();
-    let utf8 = EntryMeta {
+    let utf8 = || EntryMeta {
         smtputf8: true,
         sender: "\u{fc}@x".into(),
         ..EntryMeta::default()
     };
-    let cases: [(&'static [&'static str], EntryMeta, &[u8], &str, &str); 5] = [
+    use Format::{JournalReport, Raw};
+    let cases: [(&'static [&'static str], EntryMeta, &[u8], Format, &str, &str); 7] = [
         (
             &[],
             EntryMeta::default(),
             ORIGINAL,
+            JournalReport,
             "1 0 0 0, 0",
             "7-bit needs nothing",
         ),
@@ -454,6 +489,7 @@ async fn what_the_intake_cannot_take_is_not_sent() {
             &[],
             EntryMeta::default(),
             eight_bit,
+            JournalReport,
             "0 1 0 0, 0",
             "8-bit content, no 8BITMIME",
         ),
@@ -461,6 +497,7 @@ async fn what_the_intake_cannot_take_is_not_sent() {
             &["8BITMIME"],
             EntryMeta::default(),
             eight_bit,
+            JournalReport,
             "1 0 0 0, 0",
             "8BITMIME",
         ),
@@ -468,24 +505,44 @@ async fn what_the_intake_cannot_take_is_not_sent() {
             &["SIZE 100"],
             EntryMeta::default(),
             ORIGINAL,
+            JournalReport,
             "0 1 0 0, 0",
             "larger than SIZE",
         ),
         (
             &["8BITMIME"],
-            utf8,
+            utf8(),
             ORIGINAL,
+            JournalReport,
+            "1 0 0 0, 0",
+            "a report has UTF-8 only in its text part",
+        ),
+        (
+            &["8BITMIME"],
+            utf8(),
+            ORIGINAL,
+            Raw,
             "0 1 0 0, 0",
             "SMTPUTF8 is needed and not offered",
         ),
+        (
+            &["8BITMIME", "SMTPUTF8"],
+            utf8(),
+            ORIGINAL,
+            Raw,
+            "1 0 0 0, 0",
+            "and offered",
+        ),
     ];
-    for (keywords, meta, original, expected, why) in cases {
+    for (keywords, meta, original, format, expected, why) in cases {
         let server = Server::start(Options {
             keywords,
             ..Options::default()
         })
         .await;
-        let rig = Rig::start(config(), intake(server.address)).await;
+        let mut intake = intake(server.address);
+        intake.format = format;
+        let rig = Rig::start(config(), intake).await;
         rig.put_with(meta, original, LIFETIME).await;
         assert_eq!(ends(&rig.ended(1).await), expected, "{why}");
         let sent = server.seen.envelopes.lock().unwrap().len();
@@ -557,4 +614,60 @@ async fn a_recipient_that_is_refused_behind_a_354_leaves_the_connection_in_step(
         "only empty messages were sent"
     );
     rig.stop().await;
+}
+
+#[tokio::test]
+async fn octets_arrive_as_they_are() {
+    let awkward = b"Subject: x\r\n\r\n.\r\n..\r\n.x\r\nBDAT 0 LAST\r\n";
+    let open = b"Subject: x\r\n\r\n.no line end";
+    let large = [b"A: b\r\n\r\n".to_vec(), b".0123456789\r\n".repeat(300_000)].concat();
+    let cases: [(&'static [&'static str], &[u8], &[u8], &str); 6] = [
+        (&["PIPELINING", "SIZE"], awkward, b"", "dots, by DATA"),
+        (&["PIPELINING", "CHUNKING", "SIZE"], awkward, b"", "dots, by BDAT"),
+        (
+            &["PIPELINING", "SIZE"],
+            open,
+            b"\r\n",
+            "DATA ends with a line end",
+        ),
+        (
+            &["PIPELINING", "CHUNKING", "SIZE"],
+            open,
+            b"",
+            "BDAT with the last octet",
+        ),
+        (&["SIZE"], &large, b"", "several MiB by DATA"),
+        (&["SIZE", "CHUNKING"], &large, b"", "several MiB by BDAT"),
+    ];
+    for (keywords, original, added, why) in cases {
+        let server = Server::start(Options {
+            keywords,
+            ..Options::default()
+        })
+        .await;
+        let mut intake = intake(server.address);
+        intake.format = Format::Raw;
+        let rig = Rig::start(config(), intake).await;
+        rig.put(original, LIFETIME).await;
+        assert_eq!(ends(&rig.ended(1).await), "1 0 0 0, 0", "{why}");
+        {
+            let messages = server.seen.messages.lock().unwrap();
+            let message = &messages[0].1;
+            let got = &message[unwrap(message).unwrap().original];
+            assert!(got == [original, added].concat(), "{why}");
+            let envelope = server.seen.envelopes.lock().unwrap().clone();
+            assert_eq!(
+                envelope[0],
+                format!("MAIL FROM:<> SIZE={}", message.len()),
+                "{why}"
+            );
+            let third = if keywords.contains(&"CHUNKING") {
+                format!("BDAT {} LAST", message.len())
+            } else {
+                "DATA".to_owned()
+            };
+            assert_eq!(envelope[2..], [third], "{why}");
+        }
+        rig.stop().await;
+    }
 }

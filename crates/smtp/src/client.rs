@@ -48,6 +48,8 @@ pub enum Verb {
     Data,
     /// The final dot.
     Dot,
+    /// `BDAT`
+    Bdat,
     /// `RSET`
     Rset,
     /// `QUIT`
@@ -319,6 +321,14 @@ impl ClientSession {
             .collect();
         self.push(&["XFORWARD", &words]);
         self.waiting.push_back(Verb::Xforward);
+    }
+
+    /// Queues `BDAT` (RFC 3030 section 2): `size` octets of the message follow, which the driver writes behind the
+    /// output, just as they are. The server answers each chunk, and only then: the last chunk ends the message.
+    pub fn bdat(&mut self, size: u64, last: bool) {
+        let last = if last { " LAST" } else { "" };
+        self.push(&["BDAT ", &size.to_string(), last]);
+        self.waiting.push_back(Verb::Bdat);
     }
 
     /// Encodes a piece of the message, after the 354.

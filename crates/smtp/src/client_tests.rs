@@ -162,6 +162,38 @@ fn commands_are_answered_in_order() {
 }
 
 #[test]
+fn chunks_are_counted_and_answered_one_by_one() {
+    let mut client = session(ClientTls::Never);
+    run(&mut client, "220 hi\r\n250-x\r\n250 CHUNKING\r\n").1.unwrap();
+    assert!(client.extensions().chunking);
+    client.mail("", &[]).unwrap();
+    client.rcpt("c@d", &[]).unwrap();
+    client.bdat(5, false);
+    client.output().extend_from_slice(b"\r\n.\r\n");
+    client.bdat(0, true);
+    assert_eq!(
+        client.output().split(),
+        "MAIL FROM:<>\r\nRCPT TO:<c@d>\r\nBDAT 5\r\n\r\n.\r\nBDAT 0 LAST\r\n",
+        "octets that look like an end of data are octets"
+    );
+    let mut input = BytesMut::from("250 a\r\n250 b\r\n250 c\r\n552 d\r\n");
+    let mut replies = Vec::new();
+    while let Ok(ClientEvent::Reply { to, reply }) = client.poll(&mut input) {
+        replies.push((to, reply.code()));
+    }
+    assert_eq!(
+        replies,
+        [
+            (Verb::Mail, 250),
+            (Verb::Rcpt, 250),
+            (Verb::Bdat, 250),
+            (Verb::Bdat, 552)
+        ]
+    );
+    assert_eq!(client.pending(), 0);
+}
+
+#[test]
 fn no_argument_smuggles_a_command() {
     let mut client = session(ClientTls::Never);
     for address in ["a\r\nRSET", "a\nb", "a\0b"] {

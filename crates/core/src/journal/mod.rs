@@ -7,6 +7,11 @@
 //!
 //! No value can add a header or a part: control characters become spaces, long values are cut, and the boundary is
 //! one that does not occur in the original.
+//!
+//! Text that is not ASCII: a report's own header section is ASCII (the subject as encoded words, RFC 2047; the intake's
+//! domain as A-labels), and the envelope stands in its UTF-8 text part, so that a report of a message in UTF-8 (RFC
+//! 6532) needs no more than 8BITMIME. A raw copy has the envelope and the original's fields in its header section, as
+//! they are: it needs SMTPUTF8 (RFC 6531) when they are not ASCII. [`Wrapped::smtputf8`] says which it is.
 
 mod text;
 mod unwrap;
@@ -17,7 +22,7 @@ use memchr::memmem;
 use crate::headers::{DELIVERY_ID, HeaderScanner};
 use crate::policy::Format;
 pub(crate) use text::civil;
-pub use text::rfc5322_date;
+pub use text::{ascii_address, rfc5322_date};
 pub use unwrap::{Report, UnwrapError, unwrap};
 
 /// Last header of the block before a raw copy.
@@ -52,6 +57,9 @@ pub struct CopyMeta {
     pub date: String,
     /// See [`IN_DOUBT`].
     pub in_doubt: bool,
+    /// The original came with SMTPUTF8: what is not ASCII in its header section is UTF-8 (RFC 6532), and not some
+    /// older practice that every server passes on.
+    pub smtputf8: bool,
 }
 
 /// A copy, ready to be sent: the pieces in order, the original's among them as they were.
@@ -63,13 +71,33 @@ pub struct Wrapped {
     pub size: u64,
     /// Some octet is above 127: 8BITMIME is needed.
     pub eight_bit: bool,
+    /// The header section holds UTF-8: SMTPUTF8 is needed.
+    pub smtputf8: bool,
+}
+
+impl Wrapped {
+    /// Whether the last line has its end (an empty message needs none).
+    pub fn ends_in_crlf(&self) -> bool {
+        let mut last = self.parts.iter().rev().flat_map(|part| part.iter().rev());
+        match (last.next(), last.next()) {
+            (None, _) => true,
+            (Some(last), before) => *last == b'\n' && before == Some(&b'\r'),
+        }
+    }
 }
 
 /// Makes the copy of an original.
 pub fn wrap(format: Format, meta: &CopyMeta, original: &[Bytes]) -> Wrapped {
-    let (head, tail) = match format {
-        Format::JournalReport => report(meta, original),
-        Format::Raw => (raw(meta, original), String::new()),
+    let (head, tail, smtputf8) = match format {
+        Format::JournalReport => {
+            let (head, tail) = report(meta, original);
+            (head, tail, !text::ascii_address(&meta.intake_address).is_ascii())
+        }
+        Format::Raw => {
+            let head = raw(meta, original);
+            let smtputf8 = !head.is_ascii() || (meta.smtputf8 && !has_ascii_headers(original));
+            (head, String::new(), smtputf8)
+        }
     };
     let mut parts = Vec::with_capacity(original.len() + 2);
     parts.push(Bytes::from(head));
@@ -83,6 +111,7 @@ pub fn wrap(format: Format, meta: &CopyMeta, original: &[Bytes]) -> Wrapped {
         parts,
         size,
         eight_bit,
+        smtputf8,
     }
 }
 
@@ -97,7 +126,9 @@ fn report(meta: &CopyMeta, original: &[Bytes]) -> (String, String) {
         "From",
         &format!("Threat Defense Connector <tdc@{host}>"),
     );
-    text::header(&mut head, "To", &format!("<{}>", meta.intake_address));
+    // Not as an encoded word, which may not stand in an address (RFC 2047 section 5).
+    let to = text::ascii_address(&meta.intake_address);
+    text::line(&mut head, "To", &format!("<{to}>"));
     text::header(&mut head, "Subject", &meta.subject);
     text::header(&mut head, "Date", &meta.date);
     text::header(
@@ -172,6 +203,23 @@ fn is_headerless(original: &[Bytes]) -> bool {
         })
         .for_each(drop);
     scanner.finish().is_empty()
+}
+
+/// Whether the header section is ASCII.
+fn has_ascii_headers(original: &[Bytes]) -> bool {
+    let mut empty = true;
+    for piece in original {
+        for line in piece.split_inclusive(|octet| *octet == b'\n') {
+            if !line.is_ascii() {
+                return false;
+            }
+            empty &= line.iter().all(|octet| matches!(octet, b'\r' | b'\n'));
+            if line.ends_with(b"\n") && std::mem::replace(&mut empty, true) {
+                return true;
+            }
+        }
+    }
+    true
 }
 
 fn mark(head: &mut String, meta: &CopyMeta) {

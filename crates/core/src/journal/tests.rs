@@ -20,6 +20,7 @@ fn meta() -> CopyMeta {
         sender_ip_header: "X-IronPort-RemoteIP".into(),
         date: super::rfc5322_date(0),
         in_doubt: false,
+        smtputf8: false,
     }
 }
 
@@ -108,6 +109,76 @@ fn an_original_without_headers_stays_apart_from_those_of_the_copy() {
             "{original:?}"
         );
         assert_eq!(&copy[unwrap(&copy).unwrap().original], original.as_bytes());
+    }
+}
+
+#[test]
+fn what_needs_smtputf8() {
+    let plain = "Subject: x\r\n\r\nbody\r\n";
+    let fields = "Subject: gr\u{fc}n\r\n\r\nbody\r\n";
+    let body = "Subject: x\r\n\r\ngr\u{fc}n\r\n";
+    let (ascii, utf8) = ("a@x.example", "\u{fc}@x.example");
+    // Original, came with SMTPUTF8, sender, then whether the raw copy needs SMTPUTF8.
+    let cases = [
+        (plain, false, ascii, false, "nothing"),
+        (plain, true, ascii, false, "asked for, not needed"),
+        (fields, true, ascii, true, "UTF-8 in the header section"),
+        (fields, false, ascii, false, "8-bit header fields of old"),
+        (body, true, ascii, false, "UTF-8 in the body is 8BITMIME's affair"),
+        (
+            plain,
+            true,
+            utf8,
+            true,
+            "an address in the copy's own header section",
+        ),
+        ("", true, ascii, false, "an empty original"),
+        ("\r\n\u{fc}", true, ascii, false, "no header section"),
+    ];
+    for (original, smtputf8, sender, needs, why) in cases {
+        for cut in 0..original.len() {
+            let octets = original.as_bytes();
+            let pieces = [&octets[..cut], &octets[cut..]].map(Bytes::copy_from_slice);
+            let mut meta = meta();
+            meta.smtputf8 = smtputf8;
+            meta.sender = sender.into();
+            assert_eq!(wrap(Format::Raw, &meta, &pieces).smtputf8, needs, "{why}");
+            assert!(!wrap(Format::JournalReport, &meta, &pieces).smtputf8, "{why}");
+        }
+    }
+    let mut meta = meta();
+    for (address, to, needs) in [
+        ("id@b\u{fc}cher.example", "<id@xn--bcher-kva.example>", false),
+        ("\u{fc}@intake.example", "<\u{fc}@intake.example>", true),
+    ] {
+        meta.intake_address = address.into();
+        let wrapped = wrap(Format::JournalReport, &meta, &[]);
+        assert_eq!(wrapped.smtputf8, needs, "{address}");
+        assert_eq!(headers(&whole(&wrapped)).first("To").as_deref(), Some(to));
+    }
+}
+
+#[test]
+fn the_end_of_the_last_line() {
+    let cases: [(&[&str], bool); 6] = [
+        (&[], true),
+        (&[""], true),
+        (&["a\r\n"], true),
+        (&["a\r", "\n", ""], true),
+        (&["a\r"], false),
+        (&["\n"], false),
+    ];
+    for (parts, ends) in cases {
+        let wrapped = Wrapped {
+            parts: parts
+                .iter()
+                .map(|part| Bytes::from_static(part.as_bytes()))
+                .collect(),
+            size: 0,
+            eight_bit: false,
+            smtputf8: false,
+        };
+        assert_eq!(wrapped.ends_in_crlf(), ends, "{parts:?}");
     }
 }
 

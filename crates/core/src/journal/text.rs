@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use crate::address::domain_key;
+
 /// Octets of one value that are kept; a line may have 998 (RFC 5322 section 2.1.1).
 const MAX_VALUE: usize = 900;
 /// Octets of UTF-8 in one encoded word, which may have 75 characters (RFC 2047 section 2).
@@ -23,6 +25,16 @@ fn clean(value: &str) -> Cow<'_, str> {
             .into();
     }
     value.into()
+}
+
+/// An address with its domain as A-labels, when that makes all of it ASCII; else as it is.
+pub fn ascii_address(address: &str) -> Cow<'_, str> {
+    match address.rsplit_once('@') {
+        Some((local, domain)) if local.is_ascii() && !domain.is_ascii() => {
+            format!("{local}@{}", domain_key(domain)).into()
+        }
+        _ => address.into(),
+    }
 }
 
 /// Only what may stand in a domain, an id or a header's name.

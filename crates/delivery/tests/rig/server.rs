@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -40,6 +40,13 @@ pub enum Act {
 #[derive(Clone, Debug, Default)]
 pub struct Script(Option<(At, Act)>);
 
+impl Script {
+    /// Whether it strikes there.
+    pub fn is_at(&self, at: At) -> bool {
+        matches!(&self.0, Some((when, _)) if *when == at)
+    }
+}
+
 /// A connection on which everything goes well.
 pub fn good() -> Script {
     Script(None)
@@ -59,7 +66,7 @@ pub struct Seen {
     pub resets: AtomicU32,
     /// (connection, message) of each message whose final dot came.
     pub messages: Mutex<Vec<(u32, Vec<u8>)>>,
-    /// Every MAIL and RCPT line.
+    /// Every MAIL, RCPT, DATA and BDAT line.
     pub envelopes: Mutex<Vec<String>>,
     /// Connections that ran TLS.
     pub secured: AtomicU32,
@@ -216,8 +223,13 @@ impl Session {
                     self.say(wire, at, "250 2.1.0 ok").await?;
                 }
                 "DATA" => {
+                    self.seen.envelopes.lock().unwrap().push(line.clone());
                     self.say(wire, At::Data, "354 go on").await?;
                     self.message(wire).await?;
+                }
+                "BDAT" => {
+                    self.seen.envelopes.lock().unwrap().push(line.clone());
+                    self.chunk(wire, &line).await?;
                 }
                 "RSET" => {
                     self.seen.resets.fetch_add(1, Ordering::SeqCst);
@@ -231,6 +243,18 @@ impl Session {
                 _ => wire.write_all(b"500 5.5.1 what?\r\n").await?,
             }
         }
+    }
+
+    /// One chunk that is the whole message, as the worker sends it.
+    async fn chunk(&mut self, wire: &mut BufReader<Box<dyn Wire>>, line: &str) -> Result<(), Over> {
+        let size: usize = line.split(' ').nth(1).unwrap().parse().unwrap();
+        assert!(line.ends_with(" LAST"), "{line}");
+        let mut message = vec![0; size];
+        let (first, rest) = message.split_at_mut(size / 2);
+        wire.read_exact(first).await?;
+        self.act(wire, At::Body).await?;
+        wire.read_exact(rest).await?;
+        self.taken(wire, message).await
     }
 
     async fn message(&mut self, wire: &mut BufReader<Box<dyn Wire>>) -> Result<(), Over> {
@@ -250,6 +274,10 @@ impl Session {
             self.act(wire, At::Body).await?;
             message.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
         }
+        self.taken(wire, message).await
+    }
+
+    async fn taken(&mut self, wire: &mut BufReader<Box<dyn Wire>>, message: Vec<u8>) -> Result<(), Over> {
         tokio::time::sleep(self.options.answer_after).await;
         // An empty message is the dot of a client that was told to go on without a recipient.
         if !message.is_empty() {
@@ -281,7 +309,7 @@ impl Session {
                 }
                 Err(Over)
             }
-            Some((when @ (At::Between | At::Body), Act::Say(text))) if *when == at => {
+            Some((when @ (At::Between | At::Body | At::Handshake), Act::Say(text))) if *when == at => {
                 wire.write_all(format!("{text}\r\n").as_bytes()).await?;
                 wire.shutdown().await?;
                 // What the client has sent already would turn the close into a reset, which may overtake the reply.
