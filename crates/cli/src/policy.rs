@@ -8,7 +8,7 @@ use tdc_policy::{Feed, PolicyMetrics, PolicyServer, Store};
 use tdc_proto::v1::policy_service_client::PolicyServiceClient;
 use tdc_proto::{channel, v1};
 
-use crate::args::{PolicyArgs, PolicyLook, PolicySourceArgs, PolicyTestArgs};
+use crate::args::{GrpcTlsArgs, PolicyArgs, PolicyLook, PolicySourceArgs, PolicyTestArgs};
 use crate::error::CliError;
 use crate::process::Process;
 use crate::roles::standalone::POLL;
@@ -39,7 +39,8 @@ async fn serve(args: PolicyArgs) -> Result<(), CliError> {
     };
     let server = PolicyServer::bind(args.listen, Store::default(), metrics)
         .await
-        .map_err(|error| failed(&error))?;
+        .map_err(|error| failed(&error))?
+        .with_tls(args.tls.server().await?);
     let address = server.local_addr().map_err(|error| failed(&error))?;
     tracing::info!(%address, "Serving policy decisions.");
     let known = snapshots.clone();
@@ -69,7 +70,7 @@ async fn test(args: PolicyTestArgs) -> Result<(), CliError> {
         recipients: args.to.iter().map(|to| Mailbox::new(to.trim())).collect(),
     };
     let decision = match (&args.server, &args.config) {
-        (Some(server), _) => ask(server.clone(), &envelope).await?,
+        (Some(server), _) => ask(server.clone(), &args.tls, &envelope).await?,
         (None, Some(dir)) => snapshot(dir)?.evaluate(&envelope),
         (None, None) => return Err(CliError::text("give --config DIR or --server HOST:PORT")),
     };
@@ -77,10 +78,15 @@ async fn test(args: PolicyTestArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-async fn ask(server: channel::PolicyAddress, envelope: &Envelope) -> Result<Decision, CliError> {
+async fn ask(
+    server: channel::PolicyAddress,
+    tls: &GrpcTlsArgs,
+    envelope: &Envelope,
+) -> Result<Decision, CliError> {
     let shown = server.to_string();
     let failed = |why: &dyn std::fmt::Display| CliError::new(format!("the policy service at {shown}"), why);
-    let mut client = PolicyServiceClient::new(channel::connect(server));
+    let tls = tls.client(&server).await?;
+    let mut client = PolicyServiceClient::new(channel::connect(server, tls));
     let mut request = tonic::Request::new(v1::EvaluateRequest {
         envelopes: vec![envelope.into()],
     });

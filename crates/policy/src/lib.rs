@@ -8,6 +8,7 @@ mod metrics;
 mod server;
 mod service;
 mod store;
+mod tls;
 
 pub use feed::Feed;
 pub use metrics::PolicyMetrics;

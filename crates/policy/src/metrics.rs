@@ -9,6 +9,7 @@ use tdc_telemetry::Metrics;
 pub struct PolicyMetrics {
     evaluations: Counter,
     calls: Counter,
+    handshakes_failed: Counter,
     snapshot: Gauge,
     policies: Gauge,
     intakes: Gauge,
@@ -22,6 +23,10 @@ impl PolicyMetrics {
         Self {
             evaluations: scope.counter("evaluations", "Envelopes evaluated for ingress"),
             calls: scope.counter("evaluate_calls", "Evaluate calls answered"),
+            handshakes_failed: scope.counter(
+                "tls_handshakes_failed",
+                "Connections refused: no TLS, or no certificate that is trusted",
+            ),
             snapshot: scope.gauge("snapshot_sequence", "Sequence number of the snapshot in force"),
             policies: scope.gauge("policies", "Mail policies in the snapshot"),
             intakes: scope.gauge("intakes", "Intake addresses in the snapshot"),
@@ -35,6 +40,10 @@ impl PolicyMetrics {
     pub(crate) fn evaluated(&self, envelopes: u64) {
         self.calls.inc();
         self.evaluations.inc_by(envelopes);
+    }
+
+    pub(crate) fn handshake_failed(&self) {
+        self.handshakes_failed.inc();
     }
 
     pub(crate) fn published(&self, sequence: u64, policies: usize, intakes: usize, unusable: usize) {

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tdc_core::evaluator::Snapshot;
+use tdc_proto::tls::ServerTls;
 use tdc_proto::v1::policy_service_server::PolicyServiceServer;
 use tdc_proto::{MAX_MESSAGE, v1};
 use tdc_telemetry::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use crate::metrics::PolicyMetrics;
 use crate::service::Service;
 use crate::store::Store;
+use crate::tls;
 
 /// A client connects anew after this time, and so finds replicas that were added.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
@@ -33,6 +35,7 @@ pub struct PolicyServer {
     listener: TcpListener,
     store: Store,
     metrics: PolicyMetrics,
+    tls: Option<ServerTls>,
 }
 
 impl PolicyServer {
@@ -45,7 +48,14 @@ impl PolicyServer {
             listener: TcpListener::bind(address).await?,
             store,
             metrics,
+            tls: None,
         })
+    }
+
+    /// Lets only clients in that present a certificate of the same authorities.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<ServerTls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Where it listens.
@@ -87,23 +97,32 @@ impl PolicyServer {
             .expect("the descriptors were compiled into this program");
         let service = PolicyServiceServer::new(Service {
             store: self.store,
-            metrics: self.metrics,
+            metrics: self.metrics.clone(),
         })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
         let stopping = shutdown.clone();
-        let serve = Server::builder()
-            .tcp_nodelay(true)
+        let router = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_connection_age(MAX_CONNECTION_AGE)
             .max_connection_age_grace(MAX_CONNECTION_AGE_GRACE)
             .add_service(health_service)
             .add_service(reflection)
-            .add_service(service)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(self.listener), async move {
-                stopping.started().await;
-            });
+            .add_service(service);
+        let stop = async move { stopping.started().await };
+        let serve = async move {
+            match self.tls {
+                Some(tls) => {
+                    let incoming = tls::incoming(self.listener, tls, self.metrics);
+                    router.serve_with_incoming_shutdown(incoming, stop).await
+                }
+                None => {
+                    let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
+                    router.serve_with_incoming_shutdown(incoming, stop).await
+                }
+            }
+        };
         // Streams to watchers have no end of their own: what is open after the grace is cut.
         let result = tokio::select! {
             result = serve => result,

@@ -3,6 +3,8 @@
 //! A headless Service gives the address of each ready pod, and HTTP/2 would stay with the first one for ever. The
 //! name is therefore looked up again every few seconds, and calls are spread over what it gives. A look-up that
 //! fails changes nothing: addresses that were good are kept until a look-up says otherwise.
+//!
+//! With [`ClientTls`] every connection is mutual TLS; a renewed certificate replaces the connections one by one.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -12,6 +14,8 @@ use thiserror::Error;
 use tokio::sync::mpsc::Sender;
 use tonic::transport::channel::Change;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::tls::ClientTls;
 
 /// How often the name is looked up again.
 const LOOKUP_EVERY: Duration = Duration::from_secs(5);
@@ -34,6 +38,13 @@ pub struct PolicyAddress {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("\"{0}\" is no address of a policy service; write http://HOST:PORT or HOST:PORT")]
 pub struct PolicyAddressError(String);
+
+impl PolicyAddress {
+    /// The name or address, without brackets: what the service's certificate must carry.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
 
 impl std::str::FromStr for PolicyAddress {
     type Err = PolicyAddressError;
@@ -60,43 +71,97 @@ impl std::fmt::Display for PolicyAddress {
     }
 }
 
-/// A channel over every address that the name has, now and later. Must be called within a tokio runtime; the
-/// look-ups end when the channel and all its clones are dropped.
-pub fn connect(address: PolicyAddress) -> Channel {
+/// A channel over every address that the name has, now and later; in the clear without `tls`. Must be called within
+/// a tokio runtime; the look-ups end when the channel and all its clones are dropped.
+pub fn connect(address: PolicyAddress, tls: Option<ClientTls>) -> Channel {
     let (channel, changes) = Channel::balance_channel(16);
-    tokio::spawn(follow(address, changes));
+    let replicas = Replicas {
+        known: HashSet::new(),
+        tls,
+        changes,
+    };
+    tokio::spawn(follow(address, replicas));
     channel
 }
 
-async fn follow(address: PolicyAddress, changes: Sender<Change<SocketAddr, Endpoint>>) {
-    let mut known: HashSet<SocketAddr> = HashSet::new();
+/// The channel's side of what is known. Its methods fail when the channel is gone.
+struct Replicas {
+    known: HashSet<SocketAddr>,
+    tls: Option<ClientTls>,
+    changes: Sender<Change<SocketAddr, Endpoint>>,
+}
+
+/// Nobody holds the channel any more.
+struct Gone;
+
+async fn follow(address: PolicyAddress, mut replicas: Replicas) {
     loop {
-        match lookup(&address).await {
-            Ok(found) => {
-                let gone: Vec<SocketAddr> = known.difference(&found).copied().collect();
-                for replica in gone {
-                    known.remove(&replica);
-                    if changes.send(Change::Remove(replica)).await.is_err() {
-                        return;
-                    }
-                }
-                for replica in found {
-                    if known.insert(replica)
-                        && changes
-                            .send(Change::Insert(replica, endpoint(replica)))
-                            .await
-                            .is_err()
-                    {
-                        return;
+        let result = match lookup(&address).await {
+            Ok(found) => replicas.become_these(found).await,
+            Err(error) => {
+                tracing::debug!(%address, error, "The policy service's name has no address now.");
+                Ok(())
+            }
+        };
+        if result.is_err() || replicas.pause().await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Replicas {
+    async fn become_these(&mut self, found: HashSet<SocketAddr>) -> Result<(), Gone> {
+        let gone: Vec<SocketAddr> = self.known.difference(&found).copied().collect();
+        for replica in gone {
+            self.known.remove(&replica);
+            self.send(Change::Remove(replica)).await?;
+        }
+        for replica in found {
+            if self.known.insert(replica) {
+                self.insert(replica).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Until the next look-up is due. Renewed certificates are put to use meanwhile.
+    async fn pause(&mut self) -> Result<(), Gone> {
+        let pause = tokio::time::sleep(LOOKUP_EVERY);
+        tokio::pin!(pause);
+        loop {
+            let changes = self.changes.clone();
+            tokio::select! {
+                () = &mut pause => return Ok(()),
+                () = changes.closed() => return Err(Gone),
+                () = renewed(self.tls.as_mut()) => {
+                    for replica in self.known.clone() {
+                        self.send(Change::Remove(replica)).await?;
+                        self.insert(replica).await?;
                     }
                 }
             }
-            Err(error) => tracing::debug!(%address, error, "The policy service's name has no address now."),
         }
-        tokio::select! {
-            () = tokio::time::sleep(LOOKUP_EVERY) => {}
-            () = changes.closed() => return,
+    }
+
+    async fn insert(&mut self, replica: SocketAddr) -> Result<(), Gone> {
+        match endpoint(replica, self.tls.as_mut()) {
+            Ok(endpoint) => self.send(Change::Insert(replica, endpoint)).await,
+            Err(error) => {
+                tracing::error!(%replica, %error, "A replica of the policy service cannot be used.");
+                Ok(())
+            }
         }
+    }
+
+    async fn send(&self, change: Change<SocketAddr, Endpoint>) -> Result<(), Gone> {
+        self.changes.send(change).await.map_err(|_| Gone)
+    }
+}
+
+async fn renewed(tls: Option<&mut ClientTls>) {
+    match tls {
+        Some(tls) => tls.changed().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -109,14 +174,25 @@ async fn lookup(address: &PolicyAddress) -> Result<HashSet<SocketAddr>, String> 
     }
 }
 
-fn endpoint(replica: SocketAddr) -> Endpoint {
-    Endpoint::from_shared(format!("http://{replica}"))
-        .expect("a socket address always makes a valid URI")
+/// How to reach one replica.
+///
+/// # Errors
+/// When the certificates cannot be used; [`ClientTls`] has checked them, so this is not expected.
+pub fn endpoint(
+    replica: SocketAddr,
+    tls: Option<&mut ClientTls>,
+) -> Result<Endpoint, tonic::transport::Error> {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{replica}"))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
+        .keep_alive_while_idle(true);
+    match tls {
+        Some(tls) => endpoint.tls_config(tls.current()),
+        None => Ok(endpoint),
+    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 //!
 //! [`v1`] is generated from `proto/tdc/policy/v1/policy.proto`. [`convert`] translates between it and the vocabulary
 //! of `tdc-core`: nothing outside this crate handles generated types for longer than a call. [`channel`] balances
-//! over all replicas of the policy service; [`watch`] keeps the last good snapshot through every outage.
+//! over all replicas of the policy service; [`tls`] is how both sides prove who they are; [`watch`] keeps the last good
+//! snapshot through every outage.
 
 pub mod channel;
 pub mod convert;
+pub mod tls;
 pub mod watch;
 
 /// The generated code.

@@ -8,6 +8,7 @@
 )]
 
 mod mail;
+mod mutual_tls;
 mod outage;
 mod policies;
 mod stage;

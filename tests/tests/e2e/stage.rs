@@ -14,7 +14,7 @@ use tempfile::TempDir;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The program under test: `TDC_BIN`, or the one that was built beside this test.
-fn tdc() -> PathBuf {
+pub(crate) fn tdc() -> PathBuf {
     if let Some(path) = std::env::var_os("TDC_BIN") {
         return path.into();
     }
@@ -59,7 +59,7 @@ impl Process {
     }
 
     /// The address behind the first line that holds `text`.
-    fn address(&self, text: &str) -> SocketAddr {
+    pub(crate) fn address(&self, text: &str) -> SocketAddr {
         wait_for(&format!("{} to say \"{text}\"", self.name), || {
             let log = self.log();
             let line = log.lines().find(|line| line.contains(text))?;
@@ -157,7 +157,7 @@ pub(crate) struct Stage {
     pub(crate) dir: TempDir,
     pub(crate) smtp: SocketAddr,
     redis_port: u16,
-    policy_address: SocketAddr,
+    pub(crate) policy_address: SocketAddr,
     env: Vec<(&'static str, String)>,
     pub(crate) redis: Option<Process>,
     pub(crate) worker: Option<Process>,

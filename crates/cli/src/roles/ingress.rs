@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tdc_ingress::evaluate::Evaluation;
 use tdc_ingress::{Deps, IngressMetrics};
 use tdc_proto::v1::Node;
-use tdc_proto::{channel, watch};
+use tdc_proto::watch;
 use tdc_queue::IdSource;
 
 use crate::args::{EvaluationArg, IngressArgs};
@@ -17,7 +17,7 @@ pub(crate) async fn run(args: IngressArgs) -> Result<(), CliError> {
     let process = Process::start("ingress", &args.common).await?;
     let queue = process::redis(&args.redis.redis).await?;
     process.watch_queue("ingress/queue", &queue);
-    let channel = channel::connect(args.policy.policy.clone());
+    let channel = args.policy.connect().await?;
     let node = Node {
         name: process.instance.clone(),
         role: "ingress".to_owned(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tdc_delivery::{Deps, WorkerConfig, WorkerMetrics};
 use tdc_proto::v1::Node;
-use tdc_proto::{channel, watch};
+use tdc_proto::watch;
 use tdc_queue::IdSource;
 
 use crate::args::WorkerArgs;
@@ -15,7 +15,7 @@ pub(crate) async fn run(args: WorkerArgs) -> Result<(), CliError> {
     let process = Process::start("worker", &args.common).await?;
     let queue = process::redis(&args.redis.redis).await?;
     process.watch_queue("worker/queue", &queue);
-    let channel = channel::connect(args.policy.policy.clone());
+    let channel = args.policy.connect().await?;
     let node = Node {
         name: process.instance.clone(),
         role: "worker".to_owned(),
