@@ -15,8 +15,8 @@ use rig::server::{Act, At, Options, Server, at};
 use rig::{ORIGINAL, Rig, config, eventually, intake};
 use tdc_core::policy::TlsMode;
 use tdc_queue::{
-    ClaimRef, Claimed, End, EntryKey, JournalQueue, MemoryOptions, MemoryQueue, NewEntry, QueueError,
-    RetryReason, Series, Stats, Sweep,
+    ClaimRef, Claimed, End, EntryKey, JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, MemoryOptions,
+    MemoryQueue, NewEntry, QueueError, RetryReason, Series, Stats, Sweep,
 };
 use tdc_telemetry::{LogFormat, MailLog, Output};
 
@@ -95,6 +95,20 @@ impl JournalQueue for Flaky {
     }
     async fn stats(&self, intake: &str) -> Result<Stats, QueueError> {
         self.inner.stats(intake).await
+    }
+    async fn lease(
+        &self,
+        intake: &str,
+        consumer: &str,
+        request: &LeaseRequest,
+    ) -> Result<LeaseGrant, QueueError> {
+        self.inner.lease(intake, consumer, request).await
+    }
+    async fn leases(&self, intake: &str) -> Result<LeaseStatus, QueueError> {
+        self.inner.leases(intake).await
+    }
+    async fn backlog(&self, intakes: &[&str]) -> Result<Vec<u64>, QueueError> {
+        self.inner.backlog(intakes).await
     }
     async fn intakes(&self) -> Result<Vec<String>, QueueError> {
         self.inner.intakes().await

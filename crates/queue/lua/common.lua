@@ -13,6 +13,7 @@
 --               exp    end of its lifetime  sid        its entry in `ready`
 --               at     attempts that count  dbt, pd    in doubt; an attempt may have arrived
 --               err    why the last attempt failed
+--   8 lease     hash of the workers' leases on connections, and of what is known of the intake (see lease.lua)
 -- ARGV (all scripts)
 --   1 dead_max  about how many dead letters stay
 --   2 grace     ms that a body may outlive its entry's lifetime
@@ -20,7 +21,7 @@
 -- Always true: a committed entry stays at its place in `ready` until it ends. Undelivered or held by "(released)" it is
 -- ready; held by "(waiting)" it is also in `retry`; held by any other consumer it is in flight. The clock is Redis's.
 
-local READY, RETRY, PREPARED, EXPIRY, COUNTERS, DEAD, BODY = unpack(KEYS)
+local READY, RETRY, PREPARED, EXPIRY, COUNTERS, DEAD, BODY, LEASE = unpack(KEYS)
 local DEAD_MAX, GRACE = ARGV[1], tonumber(ARGV[2])
 local GROUP, RELEASED, WAITING, WAKE = 'workers', '(released)', '(waiting)', 'tdc:wake'
 

@@ -38,11 +38,13 @@
 mod doorbell;
 pub mod entry;
 mod ids;
+mod lease;
 mod memory;
 mod streams;
 
 pub use entry::*;
 pub use ids::{DEFAULT_BLOCK, IdSource};
+pub use lease::{LEASE_EVERY, LEASE_FOR, LeaseGrant, LeaseRequest, LeaseStatus};
 pub use memory::{MemoryOptions, MemoryQueue};
 pub use streams::{RedisOptions, RedisQueue};
 
@@ -105,6 +107,24 @@ pub trait JournalQueue: Send + Sync + 'static {
 
     /// Depth, ages and counters of one intake.
     async fn stats(&self, intake: &str) -> Result<Stats, QueueError>;
+
+    /// Takes a worker's feedback on an intake's connections, and says how many it may have. [`LeaseRequest`] says when
+    /// to call, and the module `lease` what always holds. One round trip.
+    ///
+    /// After [`QueueError::Unavailable`] a worker keeps to what it was granted last, and opens no more. A repeated call
+    /// may count its feedback twice, which moves the window by a little and harms nothing. `consumer` as for `claim`.
+    async fn lease(
+        &self,
+        intake: &str,
+        consumer: &str,
+        request: &LeaseRequest,
+    ) -> Result<LeaseGrant, QueueError>;
+
+    /// The connections that are leased to an intake, and what is known of it.
+    async fn leases(&self, intake: &str) -> Result<LeaseStatus, QueueError>;
+
+    /// How many entries are ready or in flight, for each of these intakes. One round trip, however many they are.
+    async fn backlog(&self, intakes: &[&str]) -> Result<Vec<u64>, QueueError>;
 
     /// Every intake that has or had entries.
     async fn intakes(&self) -> Result<Vec<String>, QueueError>;

@@ -48,4 +48,10 @@ on_both! {
     ends::dead_letters_are_bounded,
     ends::intakes_are_apart,
     ends::numbers_are_never_given_twice,
+    leases::targets,
+    leases::shares_are_fair,
+    leases::a_lease_is_its_owners,
+    leases::a_dead_workers_share_is_free_in_time,
+    leases::feedback_moves_the_window,
+    leases::says_what_is_known_of_the_intake,
 }

@@ -7,7 +7,7 @@ mod lane;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::doorbell::Doorbell;
 use crate::entry::{
     ABANDONED_AFTER, ClaimRef, Claimed, End, EntryKey, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep,
 };
-use crate::{DeadLetter, DeadLetters, JournalQueue, QueueError};
+use crate::{DeadLetter, DeadLetters, JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, QueueError};
 
 /// Settings of a [`MemoryQueue`].
 #[derive(Clone, Debug)]
@@ -54,11 +54,19 @@ fn later(now: Instant, by: Duration) -> Instant {
 }
 
 /// A [`JournalQueue`] in the memory of one process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryQueue {
     options: MemoryOptions,
     inner: Mutex<Inner>,
     bell: Doorbell,
+    /// Unix time at the start, and that moment.
+    began: (Duration, Instant),
+}
+
+impl Default for MemoryQueue {
+    fn default() -> Self {
+        Self::new(MemoryOptions::default())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -87,9 +95,12 @@ impl Inner {
 impl MemoryQueue {
     /// An empty queue.
     pub fn new(options: MemoryOptions) -> Self {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Self {
             options,
-            ..Self::default()
+            inner: Mutex::default(),
+            bell: Doorbell::default(),
+            began: (since_epoch.unwrap_or_default(), Instant::now()),
         }
     }
 
@@ -100,6 +111,22 @@ impl MemoryQueue {
             .lanes
             .values_mut()
             .for_each(|lane| lane.age_claims(consumer, by));
+    }
+
+    /// The same for its leases.
+    #[doc(hidden)]
+    pub fn age_leases(&self, consumer: &str, by: Duration) {
+        let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.inner()
+            .lanes
+            .values_mut()
+            .for_each(|lane| lane.leases.age(consumer, by));
+    }
+
+    /// Unix milliseconds that never go back: the wall clock at the start, and a monotonic one from there.
+    fn now_ms(&self) -> u64 {
+        let now = self.began.0 + self.began.1.elapsed();
+        u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Memory in use, in bytes, as it counts against [`MemoryOptions::max_bytes`].
@@ -254,6 +281,32 @@ impl JournalQueue for MemoryQueue {
             .get(intake)
             .map(|lane| lane.stats(Instant::now()))
             .unwrap_or_default())
+    }
+
+    async fn lease(
+        &self,
+        intake: &str,
+        consumer: &str,
+        request: &LeaseRequest,
+    ) -> Result<LeaseGrant, QueueError> {
+        let now = self.now_ms();
+        let mut inner = self.inner();
+        let lane = inner.lane(&intake.into());
+        let waiting = lane.backlog();
+        Ok(lane.leases.lease(consumer, request, waiting, now))
+    }
+
+    async fn leases(&self, intake: &str) -> Result<LeaseStatus, QueueError> {
+        let now = self.now_ms();
+        let inner = self.inner();
+        let lane = inner.lanes.get(intake);
+        Ok(lane.map(|lane| lane.leases.status(now)).unwrap_or_default())
+    }
+
+    async fn backlog(&self, intakes: &[&str]) -> Result<Vec<u64>, QueueError> {
+        let inner = self.inner();
+        let waiting = |name: &&str| inner.lanes.get(*name).map_or(0, Lane::backlog);
+        Ok(intakes.iter().map(waiting).collect())
     }
 
     async fn intakes(&self) -> Result<Vec<String>, QueueError> {

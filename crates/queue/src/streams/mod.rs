@@ -7,6 +7,7 @@
 
 mod bell;
 mod fetch;
+mod leases;
 mod link;
 mod options;
 mod script;
@@ -30,7 +31,7 @@ use crate::doorbell::Doorbell;
 use crate::entry::{
     ClaimRef, Claimed, End, EntryKey, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep,
 };
-use crate::{DeadLetter, DeadLetters, JournalQueue, QueueError};
+use crate::{DeadLetter, DeadLetters, JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, QueueError};
 
 /// The intakes that have or had entries.
 const INTAKES: &str = "tdc:intakes";
@@ -305,6 +306,47 @@ impl JournalQueue for RedisQueue {
         })
     }
 
+    async fn lease(
+        &self,
+        intake: &str,
+        consumer: &str,
+        request: &LeaseRequest,
+    ) -> Result<LeaseGrant, QueueError> {
+        let call = leases::request(intake, consumer, request, &self.options);
+        let [connections, target, total, waiting]: [u64; 4] = read(self.control.one(call).await?)?;
+        let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        Ok(LeaseGrant {
+            connections: small(connections),
+            target: small(target),
+            total: small(total),
+            waiting,
+        })
+    }
+
+    async fn leases(&self, intake: &str) -> Result<LeaseStatus, QueueError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("TIME").cmd("HGETALL").arg(key(intake, "lease"));
+        let [time, fields] = take(self.control.run(&mut pipe).await?)?;
+        Ok(leases::status(read(time)?, &read(fields)?))
+    }
+
+    async fn backlog(&self, intakes: &[&str]) -> Result<Vec<u64>, QueueError> {
+        if intakes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for intake in intakes {
+            pipe.cmd("XLEN").arg(key(intake, "ready"));
+            pipe.cmd("ZCARD").arg(key(intake, "retry"));
+        }
+        let counts: Vec<u64> = read(Value::Array(self.control.run(&mut pipe).await?))?;
+        // Each pair is of one moment or nearly so.
+        Ok(counts
+            .chunks_exact(2)
+            .map(|pair| pair[0].saturating_sub(pair[1]))
+            .collect())
+    }
+
     async fn intakes(&self) -> Result<Vec<String>, QueueError> {
         let mut cmd = redis::cmd("SMEMBERS");
         cmd.arg(INTAKES);
@@ -369,6 +411,14 @@ fn add_chunk(pipe: &mut Pipeline, stored: &str, index: u32, chunk: &Bytes) -> Re
     }
     pipe.cmd("HSET").arg(stored).arg(index).arg(&chunk[..]);
     Ok(())
+}
+
+/// The replies of a pipeline of `N` commands.
+fn take<const N: usize>(replies: Vec<Value>) -> Result<[Value; N], QueueError> {
+    let count = replies.len();
+    replies
+        .try_into()
+        .map_err(|_| QueueError::Corrupt(format!("{count} replies to {N} commands")))
 }
 
 /// Reads a reply as what the script promises.

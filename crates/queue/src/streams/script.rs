@@ -50,11 +50,12 @@ pub(super) static COMPLETE: LazyLock<Script> = script!(" flags=allow-oom", "comp
 pub(super) static RETRY: LazyLock<Script> = script!(" flags=allow-oom", "retry.lua");
 pub(super) static RELEASE: LazyLock<Script> = script!(" flags=allow-oom", "release.lua");
 pub(super) static SWEEP: LazyLock<Script> = script!(" flags=allow-oom", "sweep.lua");
+pub(super) static LEASE: LazyLock<Script> = script!(" flags=allow-oom", "lease.lua");
 pub(super) static STATS: LazyLock<Script> = script!(" flags=no-writes", "stats.lua");
 
 /// All of them, to load into a Redis that has none.
-pub(super) static ALL: [&LazyLock<Script>; 10] = [
-    &PREPARE, &COMMIT, &ABORT, &CLAIM, &HEARTBEAT, &COMPLETE, &RETRY, &RELEASE, &SWEEP, &STATS,
+pub(super) static ALL: [&LazyLock<Script>; 11] = [
+    &PREPARE, &COMMIT, &ABORT, &CLAIM, &HEARTBEAT, &COMPLETE, &RETRY, &RELEASE, &SWEEP, &LEASE, &STATS,
 ];
 
 /// The key of a part of an intake's lane. The braces make it one hash slot.
@@ -70,9 +71,9 @@ pub(super) fn body(intake: &str, id: &str) -> String {
 /// Starts a call; the script's own arguments follow with [`Cmd::arg`].
 pub(super) fn call(script: &Script, intake: &str, options: &RedisOptions) -> Cmd {
     let mut cmd = redis::cmd("EVALSHA");
-    cmd.arg(&script.hash).arg(7);
+    cmd.arg(&script.hash).arg(8);
     for part in [
-        "ready", "retry", "prepared", "expiry", "counters", "dead", "body:",
+        "ready", "retry", "prepared", "expiry", "counters", "dead", "body:", "lease",
     ] {
         cmd.arg(key(intake, part));
     }
@@ -110,6 +111,7 @@ mod tests {
             (include_str!("../../lua/retry.lua"), "retry"),
             (include_str!("../../lua/release.lua"), "release"),
             (include_str!("../../lua/sweep.lua"), "sweep"),
+            (include_str!("../../lua/lease.lua"), "lease"),
             (include_str!("../../lua/stats.lua"), "stats"),
         ] {
             assert!(

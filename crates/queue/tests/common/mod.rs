@@ -146,6 +146,25 @@ impl Subject {
         }
     }
 
+    /// Makes a worker's leases look as if it had not called for long.
+    pub async fn lapse(&self, consumer: &str) {
+        match &self.store {
+            Store::Memory(queue) => queue.age_leases(consumer, 2 * HOUR),
+            Store::Redis(server) => {
+                let mut redis = server.connection().await;
+                let (key, field) = (format!("tdc:{{{INTAKE}}}:lease"), format!("h:{consumer}"));
+                let held: Option<String> = redis.hget(&key, &field).await.expect("reads");
+                if let Some((counts, _)) = held.as_deref().and_then(|held| held.rsplit_once(' ')) {
+                    let lapsed = format!("{counts} 1");
+                    redis
+                        .hset::<_, _, _, ()>(&key, &field, lapsed)
+                        .await
+                        .expect("ages");
+                }
+            }
+        }
+    }
+
     /// What is stored besides counters, ids, the list of intakes, empty streams and dead letters.
     pub async fn leftovers(&self) -> Vec<String> {
         match &self.store {
@@ -160,6 +179,7 @@ impl Subject {
                     let stays = ["tdc:ids", "tdc:intakes"].contains(&&*key)
                         || key.ends_with("}:counters")
                         || key.ends_with("}:dead")
+                        || key.ends_with("}:lease")
                         || (key.ends_with("}:ready")
                             && redis.xlen::<_, u64>(&key).await.expect("length") == 0);
                     if !stays {

@@ -3,3 +3,4 @@
 pub(crate) mod arrival;
 pub(crate) mod claims;
 pub(crate) mod ends;
+pub(crate) mod leases;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::{MemoryOptions, later};
 use crate::entry::{DeadLetter, End, EntryKey, EntryMeta, Stats, Sweep};
+use crate::lease::Book;
 
 /// What an entry costs besides its body and texts, in bytes: an estimate, so that empty ones are bounded too.
 pub(super) const OVERHEAD: u64 = 512;
@@ -33,6 +34,7 @@ pub(super) struct Lane {
     dead: VecDeque<DeadLetter>,
     /// Only the counters are kept here; the gauges are the sizes of the above.
     counters: Stats,
+    pub(in crate::memory) leases: Book,
     /// Commits and hand-outs so far: numbers that never come twice.
     serial: u64,
     bytes: u64,
@@ -165,6 +167,11 @@ impl Lane {
             active_recipients: self.active.len() as u64,
             ..self.counters
         }
+    }
+
+    /// Ready or in flight.
+    pub(in crate::memory) fn backlog(&self) -> u64 {
+        (self.ready.len() + self.in_flight.len()) as u64
     }
 
     /// The newest dead letters first.
