@@ -2,7 +2,8 @@
 //!
 //! Answers that will stay (no such domain, null MX) and trouble that may pass (SERVFAIL, no answer) are different
 //! outcomes, because only the second is tried again. Addresses are looked up host by host, when their turn comes: a
-//! broken backup host never spoils an attempt that the first host would have taken.
+//! broken backup host never spoils an attempt that the first host would have taken. Answers are kept for their TTL,
+//! within bounds; failures are not kept.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,6 +25,12 @@ const MAX_HOSTS: usize = 16;
 const MAX_ADDRESSES: usize = 8;
 /// How long to wait for one answer of a name server.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// Answers are kept for their TTL, but at least so long: an intake that gets many connections is not looked up for each.
+const KEPT_AT_LEAST: Duration = Duration::from_secs(5);
+/// And no longer than this, so that a mistyped TTL of weeks does no harm.
+const KEPT_AT_MOST: Duration = Duration::from_secs(3600);
+/// That there is no such name ends a copy at once; it must not be believed for long after it was put right.
+const ABSENCE_KEPT_AT_MOST: Duration = Duration::from_secs(15);
 
 /// One host to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,5 +252,8 @@ fn build(server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
     options.timeout = ANSWER_WITHIN;
     options.attempts = 2;
     options.use_hosts_file = ResolveHosts::Always;
+    options.positive_min_ttl = Some(KEPT_AT_LEAST);
+    options.positive_max_ttl = Some(KEPT_AT_MOST);
+    options.negative_max_ttl = Some(ABSENCE_KEPT_AT_MOST);
     builder.build()
 }

@@ -317,11 +317,27 @@ async fn every_outcome_of_tls() {
         ),
         (
             Some(other.acceptor(&["nobody"], old)),
+            (TlsMode::Encrypt, TlsVersion::V1_3, None),
+            pem(),
+            good(),
+            "0 1 0 0, 0",
+            "but not any version",
+        ),
+        (
+            Some(other.acceptor(&["nobody"], old)),
             (TlsMode::Encrypt, TlsVersion::V1_2, None),
             pem(),
             good(),
             "1 0 0 0, 0",
             "Encrypt takes any certificate",
+        ),
+        (
+            Some(authority.exclusive_acceptor(&["127.0.0.1"])),
+            verify,
+            pem(),
+            good(),
+            "0 1 0 0, 0",
+            "an alert behind the handshake",
         ),
         (
             None,
@@ -413,6 +429,31 @@ async fn every_outcome_of_tls() {
             server.seen.messages.lock().unwrap().len(),
         );
         assert!(messages == 0 || secured > 0, "nothing leaves in the clear: {why}");
+        rig.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn later_connections_resume_the_session() {
+    let authority = Authority::new();
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let server = Server::start(Options {
+            tls: Some(authority.acceptor(&["127.0.0.1"], version)),
+            ..Options::default()
+        })
+        .await;
+        let mut intake = intake(server.address);
+        intake.tls.mode = TlsMode::Verify;
+        intake.tls.ca_bundle = authority.pem.as_str().into();
+        intake.connections.max = 1;
+        intake.connections.messages_per_connection = 1;
+        let rig = Rig::start(config(), intake).await;
+        for _ in 0..5 {
+            rig.put(ORIGINAL, LIFETIME).await;
+        }
+        assert_eq!(ends(&rig.ended(5).await), "5 0 0 0, 0");
+        let seen = [&server.seen.secured, &server.seen.resumed].map(|count| count.load(Ordering::SeqCst));
+        assert_eq!(seen, [5, 4], "{version:?}");
         rig.stop().await;
     }
 }

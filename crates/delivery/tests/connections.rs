@@ -9,13 +9,10 @@
 mod rig;
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rig::dns::{Answer, Dns};
-use rig::pki::Authority;
 use rig::server::{Act, At, Options, Server, at};
 use rig::{ORIGINAL, Rig, config, eventually, intake, snapshot};
 use tdc_core::policy::TlsMode;
@@ -277,141 +274,5 @@ async fn new_settings_are_followed() {
         (3, 1),
         "an intake that is gone: its entries wait until they expire"
     );
-    rig.stop().await;
-}
-
-#[tokio::test]
-async fn hosts_are_found_by_mx() {
-    use Answer::{A, Empty, Later, Mx, ServFail};
-    let loopback = |last| A(Ipv4Addr::new(127, 0, 0, last));
-    let hosts = || vec![(20, "mx2.x"), (10, "mx1.x")];
-    let cases: Vec<(Vec<(&'static str, Answer)>, &str, (u64, u64), &str, &str)> = vec![
-        (
-            vec![("x", Mx(hosts())), ("mx1.x", loopback(2)), ("mx2.x", loopback(3))],
-            "j@x",
-            (1, 0),
-            "2",
-            "the best host",
-        ),
-        (
-            vec![("x", Mx(hosts())), ("mx1.x", loopback(9)), ("mx2.x", loopback(3))],
-            "j@x",
-            (1, 0),
-            "3",
-            "the first is away",
-        ),
-        (
-            vec![("x", Mx(hosts())), ("mx1.x", ServFail), ("mx2.x", loopback(3))],
-            "j@x",
-            (1, 0),
-            "3",
-            "the first is unknown",
-        ),
-        (
-            vec![("x", Mx(hosts())), ("mx2.x", loopback(3))],
-            "j@x",
-            (1, 0),
-            "3",
-            "the first does not exist",
-        ),
-        (
-            vec![("x", loopback(2))],
-            "j@x",
-            (1, 0),
-            "2",
-            "no MX: the domain itself",
-        ),
-        (vec![("x", Mx(vec![(0, ".")]))], "j@x", (0, 0), "", "null MX"),
-        (vec![], "j@x", (0, 0), "", "NXDOMAIN"),
-        (vec![("x", Empty)], "j@x", (0, 0), "", "no MX and no address"),
-        (
-            vec![("x", ServFail)],
-            "j@x",
-            (0, 1),
-            "",
-            "SERVFAIL is tried again",
-        ),
-        (
-            vec![
-                ("x", Later(hosts())),
-                ("mx1.x", loopback(2)),
-                ("mx2.x", loopback(3)),
-            ],
-            "j@x",
-            (1, 1),
-            "2",
-            "SERVFAIL, then an answer",
-        ),
-        (
-            vec![("x", Mx(hosts())), ("mx1.x", ServFail)],
-            "j@x",
-            (0, 1),
-            "",
-            "one host may come back: tried again",
-        ),
-        (
-            vec![],
-            "j@[127.0.0.2]",
-            (1, 0),
-            "2",
-            "an address literal needs no name server",
-        ),
-        (
-            vec![("xn--bcher-kva.x", Mx(hosts())), ("mx1.x", loopback(2))],
-            "j@b\u{fc}cher.x",
-            (1, 0),
-            "2",
-            "an IDNA domain",
-        ),
-    ];
-    let two = Server::listen("127.0.0.2:0".parse().unwrap(), Options::default()).await;
-    let port = two.address.port();
-    let three = Server::listen(format!("127.0.0.3:{port}").parse().unwrap(), Options::default()).await;
-    let total = |server: &Server| server.seen.messages.lock().unwrap().len();
-    for (table, address, (delivered, soft), host, why) in cases {
-        let before = (total(&two), total(&three));
-        let dns = Dns::start(table).await;
-        let mut config = config();
-        config.resolver = Some(dns.address);
-        config.mx_port = port;
-        let mut intake = intake(two.address);
-        intake.route = None;
-        intake.address = tdc_core::address::Mailbox::new(address);
-        let rig = Rig::start(config, intake).await;
-        rig.put(ORIGINAL, LIFETIME).await;
-        let stats = rig.ended(1).await;
-        assert_eq!(
-            (stats.delivered, stats.hard_bounced, stats.soft_bounced),
-            (delivered, 1 - delivered, soft),
-            "{why}"
-        );
-        let got = (total(&two) - before.0, total(&three) - before.1);
-        assert_eq!(got, (usize::from(host == "2"), usize::from(host == "3")), "{why}");
-        rig.stop().await;
-    }
-}
-
-#[tokio::test]
-async fn the_certificate_is_checked_against_the_mx_host() {
-    let authority = Authority::new();
-    let tls = Some(authority.acceptor(&["mx1.x"], &rustls::version::TLS13));
-    let server = Server::start(Options {
-        tls,
-        ..Options::default()
-    })
-    .await;
-    let loopback = Answer::A(Ipv4Addr::LOCALHOST);
-    let dns = Dns::start(vec![("x", Answer::Mx(vec![(10, "mx1.x")])), ("mx1.x", loopback)]).await;
-    let mut config = config();
-    config.resolver = Some(dns.address);
-    config.mx_port = server.address.port();
-    let mut intake = intake(server.address);
-    intake.route = None;
-    intake.address = tdc_core::address::Mailbox::new("j@x");
-    intake.tls.mode = TlsMode::Verify;
-    intake.tls.ca_bundle = authority.pem.as_str().into();
-    let rig = Rig::start(config, intake).await;
-    rig.put(ORIGINAL, LIFETIME).await;
-    assert_eq!(rig.ended(1).await.delivered, 1);
     rig.stop().await;
 }

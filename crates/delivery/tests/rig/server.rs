@@ -70,6 +70,8 @@ pub struct Seen {
     pub envelopes: Mutex<Vec<String>>,
     /// Connections that ran TLS.
     pub secured: AtomicU32,
+    /// Of these, those that went on with an earlier session.
+    pub resumed: AtomicU32,
 }
 
 /// What it offers, and how it works.
@@ -176,8 +178,12 @@ impl Session {
         if self.options.tls.is_some() && self.plain(&mut wire).await? {
             self.act(&mut wire, At::Handshake).await?;
             let acceptor = self.options.tls.clone().unwrap();
-            wire = BufReader::new(Box::new(acceptor.accept(wire.into_inner()).await?));
+            let stream = acceptor.accept(wire.into_inner()).await?;
             self.seen.secured.fetch_add(1, Ordering::SeqCst);
+            if stream.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+                self.seen.resumed.fetch_add(1, Ordering::SeqCst);
+            }
+            wire = BufReader::new(Box::new(stream));
             self.options.tls = None;
         }
         self.commands(&mut wire).await
