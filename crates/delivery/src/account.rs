@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tdc_core::maillog::MailEvent;
 use tdc_core::outcome::Outcome;
-use tdc_queue::{Claimed, End, Stats, Sweep};
+use tdc_queue::{Claimed, End, Expired, Stats, Sweep};
 use tdc_telemetry::{MailLog, set_parent};
 use tracing::{Span, field};
 
@@ -241,12 +241,48 @@ impl Account {
             .set(stats.oldest.as_secs_f64());
     }
 
+    /// Entries whose lifetime was over before anybody took them: each is told of once, by whoever ended it.
+    pub(crate) fn expired(&self, ended: &[Expired]) {
+        for expired in ended {
+            let of = OfClass {
+                intake: expired.key.intake.to_string(),
+                class: "expired",
+            };
+            self.metrics.deliveries.get_or_create(&of).inc();
+            let span = tracing::info_span!(
+                "journal.expire",
+                otel.status_code = "ERROR",
+                intake = %expired.key.intake,
+                delivery_id = %expired.key.id,
+                mid = expired.mid,
+                attempts = expired.attempts,
+                in_doubt = expired.in_doubt,
+            );
+            if !expired.traceparent.is_empty() {
+                set_parent(&span, &expired.traceparent, "");
+            }
+            let _entered = span.enter();
+            let (status, text) = Outcome::Expired.status();
+            self.mail_log.emit(&MailEvent::HardBounced {
+                mid: expired.mid,
+                dcid: 0,
+                status,
+                text,
+                detail: if expired.detail.is_empty() {
+                    Outcome::Expired.to_string()
+                } else {
+                    expired.detail.clone()
+                },
+            });
+        }
+    }
+
     /// What housekeeping did.
     pub(crate) fn swept(&self, intake: &str, sweep: &Sweep) {
         let counts = [
             ("promoted", sweep.promoted),
             ("in_doubt", sweep.committed_in_doubt),
-            ("expired", sweep.expired),
+            ("expired", sweep.expired.len() as u64),
         ];
         for (class, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
             let of = OfClass {

@@ -120,8 +120,9 @@ impl Connection {
                 .claim(&self.lane.name, &self.worker.config.consumer, 1)
                 .await
             {
-                Ok(mut entries) => {
-                    if let Some(entry) = entries.pop() {
+                Ok(mut claims) => {
+                    self.worker.account.expired(&claims.expired);
+                    if let Some(entry) = claims.entries.pop() {
                         return Some(entry);
                     }
                 }

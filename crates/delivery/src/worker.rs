@@ -267,10 +267,11 @@ async fn sweep_one(worker: &Worker, name: &str, lane: Option<&Arc<Lane>>) {
     match worker.queue.sweep(name).await {
         Ok(sweep) => {
             worker.account.swept(name, &sweep);
-            if sweep.expired > 0 {
+            worker.account.expired(&sweep.expired);
+            if !sweep.expired.is_empty() {
                 tracing::warn!(
                     intake = name,
-                    expired = sweep.expired,
+                    expired = sweep.expired.len(),
                     "copies expired in the queue"
                 );
             }

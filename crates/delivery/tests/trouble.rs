@@ -15,7 +15,7 @@ use rig::server::{Act, At, Options, Server, at};
 use rig::{ORIGINAL, Rig, config, eventually, intake};
 use tdc_core::policy::TlsMode;
 use tdc_queue::{
-    ClaimRef, Claimed, End, EntryKey, JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, MemoryOptions,
+    ClaimRef, Claims, End, EntryKey, JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, MemoryOptions,
     MemoryQueue, NewEntry, QueueError, RetryReason, Series, Stats, Sweep,
 };
 use tdc_telemetry::{LogFormat, MailLog, Output};
@@ -65,7 +65,7 @@ impl JournalQueue for Flaky {
     async fn abort(&self, entries: &[EntryKey]) -> Result<(), QueueError> {
         self.inner.abort(entries).await
     }
-    async fn claim(&self, intake: &str, consumer: &str, max: usize) -> Result<Vec<Claimed>, QueueError> {
+    async fn claim(&self, intake: &str, consumer: &str, max: usize) -> Result<Claims, QueueError> {
         fails(&self.claims)?;
         self.inner.claim(intake, consumer, max).await
     }

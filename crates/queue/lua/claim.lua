@@ -1,18 +1,22 @@
 -- claim: hands ready entries to a consumer, given-back and abandoned ones first, else in the order of commits.
 -- ARGV 3 consumer, 4 how many, 5 bytes at most (the first is always handed out), 6 takeover ms, 7 scan interval ms
--- Returns for each {sid, id, hand-outs, chunks, attempts, ms left, age ms, in doubt, possible delivery}
+-- Returns {claimed, expired}: for each claimed {sid, id, hand-outs, chunks, attempts, ms left, age ms, in doubt, possible
+-- delivery}, and the rows of `expire`
 -- Keeps true: an entry over its lifetime, or without a body, ends as expired and is not handed out; a call's work is bounded.
 
-if redis.call('EXISTS', READY) == 0 then return {} end
+if redis.call('EXISTS', READY) == 0 then return { {}, {} } end
 reclaim(tonumber(ARGV[6]), tonumber(ARGV[7]))
 
 local consumer, max, max_bytes = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local out, bytes, budget, full = {}, 0, max + 256, false
+local out, expired, bytes, budget, full = {}, {}, 0, max + 256, false
 
 local function take(sid, fields, deliveries)
   local id, exp = fields[2], tonumber(fields[4])
   local s = redis.call('HMGET', BODY .. id, 'n', 'sz', 'at', 'dbt', 'pd')
-  if not s[1] or exp <= NOW then return finish(sid, id, 'expired', '', '') end
+  if not s[1] or exp <= NOW then
+    expired[#expired + 1] = expire(sid, id)
+    return
+  end
   local size = tonumber(s[2])
   if full or (#out > 0 and bytes + size > max_bytes) then
     full = true
@@ -39,4 +43,4 @@ while #out < max and budget > 0 and not full do
     budget = budget - #fresh[1][2]
   end
 end
-return out
+return { out, expired }

@@ -1,7 +1,8 @@
 -- Shared head of every script: it is put before each of them, so that a rule is written once.
 --
 -- KEYS (all scripts, one hash slot each lane: tdc:{intake}:…)
---   1 ready     stream, group "workers": one entry {id, exp} for each committed copy that has not ended
+--   1 ready     stream, group "workers": one entry for each committed copy that has not ended: {id, exp, mid, rcpt, tp}, the
+--               last three for the mail log, should its body's TTL have ended it
 --   2 retry     sorted set, "sid:id" by due time: the entries that wait for a retry
 --   3 prepared  sorted set, id by deadline: stored, not committed
 --   4 expiry    sorted set, "sid:id" by end of lifetime: the same entries as in `ready`
@@ -12,6 +13,7 @@
 --               n, sz  chunks, bytes        life, ret  lifetime and retention in ms
 --               exp    end of its lifetime  sid        its entry in `ready`
 --               at     attempts that count  dbt, pd    in doubt; an attempt may have arrived
+--               mid, rcpt, tp   number in the mail log, count of recipients, traceparent
 --               err    why the last attempt failed
 --   8 lease     hash of the workers' leases on connections, and of what is known of the intake (see lease.lua)
 -- ARGV (all scripts)
@@ -51,6 +53,7 @@ local function parse(member)
 end
 
 -- Ends an entry: out of every index, counted, and (unless delivered) among the dead letters, in this one step.
+-- Returns what the body knew of it: attempts, detail, in doubt, possible delivery.
 local function finish(sid, id, field, class, detail)
   redis.call('XACK', READY, GROUP, sid)
   redis.call('XDEL', READY, sid)
@@ -62,7 +65,7 @@ local function finish(sid, id, field, class, detail)
     redis.call('UNLINK', body)
     return
   end
-  local s = redis.call('HMGET', body, 'm', 'at', 'sz', 'ret', 'err', 'n')
+  local s = redis.call('HMGET', body, 'm', 'at', 'sz', 'ret', 'err', 'n', 'dbt', 'pd')
   local retain = tonumber(s[4] or 0)
   if detail == '' then detail = s[5] or '' end
   if not s[6] then detail, retain = 'its body was gone', 0 end
@@ -74,19 +77,32 @@ local function finish(sid, id, field, class, detail)
   else
     redis.call('UNLINK', body)
   end
+  return { attempts = s[2] or 0, detail = detail, in_doubt = s[7] or 0, possible = s[8] or 0 }
+end
+
+-- Ends an entry whose lifetime is over. Returns the row that tells of it: {id, mid, recipients, attempts, traceparent,
+-- in doubt, possible delivery, age in ms, detail}; it is handed out this once.
+local function expire(sid, id)
+  local row = redis.call('XRANGE', READY, sid, sid)[1]
+  local f = row and row[2] or {}
+  local left = finish(sid, id, 'expired', '', '')
+  local since = tonumber(string.match(sid, '^%d+'))
+  local age = since > 0 and math.max(0, NOW - since) or 0
+  return { id, tonumber(f[6] or 0), tonumber(f[8] or 0), tonumber(left.attempts), f[10] or '',
+    tonumber(left.in_doubt), tonumber(left.possible), age, left.detail }
 end
 
 -- Makes a prepared entry ready. Returns 1, 0 when it was committed before, -1 when there is no such entry.
 local function commit(id, in_doubt)
   local body = BODY .. id
-  local s = redis.call('HMGET', body, 'st', 'life', 'ret')
+  local s = redis.call('HMGET', body, 'st', 'life', 'ret', 'mid', 'rcpt', 'tp')
   if not s[1] then return -1 end
   if s[1] ~= 'p' then return 0 end
   local life = tonumber(s[2])
   if redis.call('EXISTS', READY) == 0 then
     redis.call('XGROUP', 'CREATE', READY, GROUP, '0', 'MKSTREAM')
   end
-  local sid = redis.call('XADD', READY, '*', 'id', id, 'exp', NOW + life)
+  local sid = redis.call('XADD', READY, '*', 'id', id, 'exp', NOW + life, 'mid', s[4] or 0, 'rcpt', s[5] or 0, 'tp', s[6] or '')
   redis.call('HSET', body, 'st', 'c', 'exp', NOW + life, 'sid', sid)
   redis.call('PEXPIRE', body, life + GRACE + tonumber(s[3]))
   redis.call('ZREM', PREPARED, id)

@@ -1,19 +1,19 @@
 -- sweep: one bounded round of housekeeping.
 -- ARGV 3 takeover ms, 4 scan interval ms, 5 how many of each kind at most, 6 ms after which an idle consumer is forgotten
--- Returns {promoted, committed in doubt, expired}
+-- Returns {promoted, committed in doubt, the rows of `expire`}
 -- Keeps true: an entry in a live worker's hands is left to it until its lifetime and the grace are over; a consumer is
 -- forgotten only while it holds nothing (forgetting one that does would lose its entries).
 
 local batch = tonumber(ARGV[5])
-local expired, promoted, in_doubt = 0, 0, 0
+local expired, promoted, in_doubt = {}, 0, 0
 
 if redis.call('EXISTS', READY) == 1 then
   reclaim(tonumber(ARGV[3]), tonumber(ARGV[4]))
 
   -- Some of the overdue ones may be in flight and stay: look past them, but not for ever.
   local stay = 0
-  while expired < batch and stay < 4 * batch do
-    local due = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', NOW, 'WITHSCORES', 'LIMIT', stay, batch - expired)
+  while #expired < batch and stay < 4 * batch do
+    local due = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', NOW, 'WITHSCORES', 'LIMIT', stay, batch - #expired)
     if #due == 0 then break end
     for i = 1, #due, 2 do
       local sid, id = parse(due[i])
@@ -21,8 +21,7 @@ if redis.call('EXISTS', READY) == 1 then
       if who and who ~= RELEASED and who ~= WAITING and NOW < tonumber(due[i + 1]) + GRACE then
         stay = stay + 1
       else
-        finish(sid, id, 'expired', '', '')
-        expired = expired + 1
+        expired[#expired + 1] = expire(sid, id)
       end
     end
   end
@@ -50,8 +49,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', PREPARED, '-inf', NOW, 'LIMIT', 
     redis.call('ZREM', PREPARED, id)
     redis.call('HINCRBY', COUNTERS, 'committed', 1)
     redis.call('HINCRBY', COUNTERS, 'in_doubt', 1)
-    finish('0-0', id, 'expired', '', '')
-    expired = expired + 1
+    expired[#expired + 1] = expire('0-0', id)
   end
 end
 return { promoted, in_doubt, expired }

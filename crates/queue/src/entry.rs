@@ -25,6 +25,12 @@ pub struct EntryKey {
     pub id: Arc<str>,
 }
 
+/// A `traceparent` as it is kept beside an entry: 55 characters, a later version's may be longer; what is no such text
+/// is left out.
+pub(crate) fn short(traceparent: &str) -> &str {
+    if traceparent.len() <= 128 { traceparent } else { "" }
+}
+
 /// Cuts a text to [`MAX_DETAIL`] bytes, between two characters.
 pub(crate) fn bounded(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_DETAIL)]
@@ -120,6 +126,42 @@ pub struct Claimed {
     pub possible_delivery: bool,
 }
 
+/// What a claim returns.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    /// The entries that are the consumer's now.
+    pub entries: Vec<Claimed>,
+    /// Entries that were found to be over their lifetime, and ended.
+    pub expired: Vec<Expired>,
+}
+
+/// An entry that the queue itself has ended because its lifetime was over: what the mail log needs of it.
+///
+/// `claim` and `sweep` end such entries, count them and hand each of these out exactly once, so that whoever gets it
+/// logs it: also when no worker was there for longer than the entry lived, the first sweep afterwards tells of it. Its
+/// size is bounded. When the answer is lost on its way the line is missing from the log; counter and dead letter stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// The entry.
+    pub key: EntryKey,
+    /// The message's id in the mail log; 0 when it was never committed and its body was gone.
+    pub mid: u64,
+    /// How many recipients the copy would have listed.
+    pub recipients: u32,
+    /// Attempts that counted.
+    pub attempts: u32,
+    /// W3C `traceparent` of the transaction; empty when it is not traced.
+    pub traceparent: String,
+    /// It was committed by the sweeper: it is not known whether the original was accepted.
+    pub in_doubt: bool,
+    /// An earlier attempt may have reached the intake.
+    pub possible_delivery: bool,
+    /// Time since it was committed.
+    pub age: Duration,
+    /// Why the last attempt failed, at most [`MAX_DETAIL`] bytes; empty when there was none.
+    pub detail: String,
+}
+
 /// How an entry ends. Each is a counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -182,14 +224,14 @@ impl RetryReason {
 }
 
 /// What one round of housekeeping did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
     /// Retries made ready.
     pub promoted: u64,
     /// In-doubt entries committed.
     pub committed_in_doubt: u64,
-    /// Entries ended because their lifetime was over.
-    pub expired: u64,
+    /// Entries ended because their lifetime was over, each told of once.
+    pub expired: Vec<Expired>,
 }
 
 /// One intake's state. Gauges first, then counters, which only grow.

@@ -77,10 +77,10 @@ pub trait JournalQueue: Send + Sync + 'static {
     async fn abort(&self, entries: &[EntryKey]) -> Result<(), QueueError>;
 
     /// Takes up to `max` ready entries of one intake for `consumer`, given-back and abandoned ones first.
-    /// Entries whose lifetime is over are expired on the way and not returned.
+    /// Entries whose lifetime is over are expired on the way, and told of beside the others.
     ///
     /// `consumer` must be unique to the process (a pod's name and a nonce) and not in parentheses.
-    async fn claim(&self, intake: &str, consumer: &str, max: usize) -> Result<Vec<Claimed>, QueueError>;
+    async fn claim(&self, intake: &str, consumer: &str, max: usize) -> Result<Claims, QueueError>;
 
     /// Says that `consumer` still works on these; without it another consumer takes them over after [`ABANDONED_AFTER`].
     async fn heartbeat(&self, consumer: &str, claimed: &[ClaimRef]) -> Result<(), QueueError>;

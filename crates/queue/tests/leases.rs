@@ -84,7 +84,12 @@ impl Run<'_> {
             }
             Step::Deliver { count } => {
                 for subject in self.both {
-                    let taken = subject.queue.claim(INTAKE, "w", count).await.expect("claims");
+                    let taken = subject
+                        .queue
+                        .claim(INTAKE, "w", count)
+                        .await
+                        .expect("claims")
+                        .entries;
                     for claimed in taken {
                         let end = subject.queue.complete("w", &claimed.claim, End::Delivered);
                         assert!(end.await.expect("completes"));

@@ -43,7 +43,7 @@ async fn is_bounded_in_bytes() {
     assert_eq!(queue.bytes(), before, "what is refused costs nothing");
 
     queue.commit(&keys).await.expect("what was taken is committed");
-    let claimed = queue.claim(INTAKE, "w1", 9).await.expect("claims");
+    let claimed = queue.claim(INTAKE, "w1", 9).await.expect("claims").entries;
     for got in claimed {
         assert!(
             queue

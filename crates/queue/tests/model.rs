@@ -14,7 +14,7 @@ use std::time::Duration;
 use common::{HOUR, INTAKE, Kind, Limits, Store, Subject, entry};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use tdc_queue::{ClaimRef, End, EntryKey, NewEntry, QueueError, RetryReason, Stats, Sweep};
+use tdc_queue::{ClaimRef, End, EntryKey, Expired, NewEntry, QueueError, RetryReason, Stats, Sweep};
 
 const WORKERS: [&str; 3] = ["w0", "w1", "w2"];
 
@@ -158,7 +158,8 @@ impl Model {
         }
     }
 
-    fn claim(&mut self, worker: usize, max: usize) -> Vec<usize> {
+    /// The claimed, and the expired ones on the way.
+    fn claim(&mut self, worker: usize, max: usize) -> (Vec<usize>, Vec<usize>) {
         self.reclaim();
         let mut ready: BTreeMap<(bool, usize), usize> = BTreeMap::new();
         for (number, it) in self.entries.iter().enumerate() {
@@ -166,13 +167,14 @@ impl Model {
                 ready.insert((fresh, it.place), number);
             }
         }
-        let mut claimed = Vec::new();
+        let (mut claimed, mut expired) = (Vec::new(), Vec::new());
         for entry in ready.into_values() {
             if claimed.len() == max {
                 break;
             }
             if self.entries[entry].new.lifetime.is_zero() {
                 self.end(entry, &End::Expired);
+                expired.push(entry);
             } else {
                 self.claims.push((worker, entry));
                 self.entries[entry].state = State::InFlight {
@@ -182,11 +184,12 @@ impl Model {
                 claimed.push(entry);
             }
         }
-        claimed
+        (claimed, expired)
     }
 
-    fn sweep(&mut self) -> Sweep {
-        let mut done = Sweep::default();
+    /// What is done, and the expired ones, which it does not hold.
+    fn sweep(&mut self) -> (Sweep, Vec<usize>) {
+        let (mut done, mut expired) = (Sweep::default(), Vec::new());
         self.reclaim();
         for entry in 0..self.entries.len() {
             let it = &mut self.entries[entry];
@@ -194,7 +197,7 @@ impl Model {
             match it.state {
                 State::Ready { .. } | State::Waiting { .. } if over => {
                     self.end(entry, &End::Expired);
-                    done.expired += 1;
+                    expired.push(entry);
                 }
                 State::Waiting { due: true } => {
                     it.state = State::Ready { fresh: false };
@@ -207,7 +210,7 @@ impl Model {
                 _ => {}
             }
         }
-        done
+        (done, expired)
     }
 
     fn stats(&self) -> Stats {
@@ -340,8 +343,10 @@ impl Run<'_> {
     async fn pass(&mut self, step: &Step) -> Result<(), QueueError> {
         match *step {
             Step::Claim { worker, max } => {
-                let expected = self.model.claim(worker, max);
+                let (expected, expired) = self.model.claim(worker, max);
                 let got = self.subject.queue.claim(INTAKE, WORKERS[worker], max).await?;
+                self.told(&expired, &got.expired);
+                let got = got.entries;
                 let keys: Vec<_> = got.iter().map(|c| c.claim.key.clone()).collect();
                 assert_eq!(keys, self.keys(&expected), "the claim's entries, in order");
                 for (number, claimed) in expected.iter().zip(got) {
@@ -365,10 +370,43 @@ impl Run<'_> {
                     }
                 }
             }
-            Step::Sweep => assert_eq!(self.subject.queue.sweep(INTAKE).await?, self.model.sweep()),
+            Step::Sweep => {
+                let mut swept = self.subject.queue.sweep(INTAKE).await?;
+                let (expected, expired) = self.model.sweep();
+                self.told(&expired, &std::mem::take(&mut swept.expired));
+                assert_eq!(swept, expected);
+            }
             ref other => unreachable!("{other:?} is another kind of step"),
         }
         Ok(())
+    }
+
+    /// Each entry that a step expires is told of by that step, with what is known of it.
+    fn told(&self, expected: &[usize], told: &[Expired]) {
+        let mut expected: Vec<Expired> = expected
+            .iter()
+            .map(|&number| {
+                let it = &self.model.entries[number];
+                Expired {
+                    key: it.new.key.clone(),
+                    mid: it.new.meta.mid,
+                    recipients: 2,
+                    attempts: it.attempts,
+                    traceparent: it.new.meta.traceparent.clone(),
+                    in_doubt: it.in_doubt,
+                    possible_delivery: it.possible,
+                    age: Duration::ZERO,
+                    detail: if it.attempts > 0 { "later" } else { "" }.to_owned(),
+                }
+            })
+            .collect();
+        let mut told: Vec<Expired> = told.to_vec();
+        for expired in &mut told {
+            expired.age = Duration::ZERO;
+        }
+        expected.sort_by(|a, b| a.key.id.cmp(&b.key.id));
+        told.sort_by(|a, b| a.key.id.cmp(&b.key.id));
+        assert_eq!(told, expected);
     }
 
     async fn answer(&mut self, step: &Step) -> Result<(), QueueError> {

@@ -74,7 +74,7 @@ async fn entries_without_a_body_end_as_expired_and_block_nobody() {
     }
     let good = subject.add(entry()).await;
     redis.del::<_, ()>(body_key(&gone[0])).await.expect("deletes");
-    let claimed = queue.claim(INTAKE, "w1", 3).await.expect("claims");
+    let claimed = queue.claim(INTAKE, "w1", 3).await.expect("claims").entries;
     assert_eq!(
         claimed.iter().map(|c| &c.claim.key).collect::<Vec<_>>(),
         gone[1..].iter().collect::<Vec<_>>()
@@ -109,13 +109,10 @@ async fn entries_without_a_body_end_as_expired_and_block_nobody() {
     subject.prepare(doubtful).await;
     redis.del::<_, ()>(body_key(&gone[4])).await.expect("deletes");
     let done = queue.sweep(INTAKE).await.expect("sweeps");
+    let told: Vec<_> = done.expired.iter().map(|it| (&it.key, it.mid)).collect();
     assert_eq!(
-        done,
-        Sweep {
-            committed_in_doubt: 1,
-            expired: 1,
-            ..Sweep::default()
-        },
+        (done.committed_in_doubt, told),
+        (1, vec![(&gone[4], 0)]),
         "it may have been due: counted"
     );
 
@@ -166,21 +163,24 @@ async fn bodies_go_by_themselves_when_nobody_is_left() {
         ..entry()
     };
     let keys = [body_key(&committed), body_key(&prepared.key)];
+    let doubtful = prepared.key.id.clone();
     subject.prepare(prepared).await;
     eventually("the TTL is over", async || {
         redis.exists::<_, u64>(&keys).await.expect("answers") == 0
     })
     .await;
     let done = subject.queue.sweep(INTAKE).await.expect("sweeps");
+    let told: Vec<_> = done
+        .expired
+        .iter()
+        .map(|it| (&*it.key.id, it.mid, it.recipients))
+        .collect();
     assert_eq!(
-        done,
-        Sweep {
-            expired: 2,
-            committed_in_doubt: 1,
-            ..Sweep::default()
-        },
-        "whoever comes back counts them"
+        (done.committed_in_doubt, told),
+        (1, vec![(&*committed.id, 7, 2), (&*doubtful, 0, 0)]),
+        "whoever comes back counts them, and can log those that were committed"
     );
+    assert_eq!(done.expired[0].traceparent, entry().meta.traceparent);
     assert_eq!(subject.leftovers().await, [""; 0]);
 }
 
@@ -281,7 +281,7 @@ async fn a_claim_is_bounded_in_bytes() {
         (&[1], "the rest"),
         (&[], "no more"),
     ] {
-        let claimed = queue.claim(INTAKE, "w1", 100).await.expect("claims");
+        let claimed = queue.claim(INTAKE, "w1", 100).await.expect("claims").entries;
         let got: Vec<usize> = claimed.iter().map(|c| c.body.concat().len()).collect();
         assert_eq!(got, sizes, "{why}");
     }
@@ -322,13 +322,13 @@ async fn processes_share_it() {
     }
     assert!(woken >= 3, "the doorbell rings in other processes: {woken} of 5");
 
-    let lost = worker.claim(INTAKE, "w1", 9).await.expect("claims");
+    let lost = worker.claim(INTAKE, "w1", 9).await.expect("claims").entries;
     assert_eq!(lost.len(), 5);
     drop(worker);
     let other = connect(&server, options).await;
     let mut taken = Vec::new();
     eventually("another process takes them over", async || {
-        taken.extend(other.claim(INTAKE, "w2", 9).await.expect("claims"));
+        taken.extend(other.claim(INTAKE, "w2", 9).await.expect("claims").entries);
         taken.len() >= 5
     })
     .await;
@@ -348,7 +348,7 @@ async fn idle_consumers_are_forgotten_only_when_they_hold_nothing() {
         let keys = [new.key.clone()];
         queue.prepare(new, 0, body(5)).await.expect("prepares");
         queue.commit(&keys).await.expect("commits");
-        let got = queue.claim(INTAKE, who, 1).await.expect("claims");
+        let got = queue.claim(INTAKE, who, 1).await.expect("claims").entries;
         if who == "held" {
             assert!(
                 queue

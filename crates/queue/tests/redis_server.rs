@@ -83,7 +83,7 @@ async fn full_takes_nothing_and_still_ends_what_it_has() {
 
     queue.commit(&stored).await.expect("what was taken is committed");
     queue.sweep(INTAKE).await.expect("sweeps");
-    let claimed = queue.claim(INTAKE, "w1", 100).await.expect("claims");
+    let claimed = queue.claim(INTAKE, "w1", 100).await.expect("claims").entries;
     assert_eq!(claimed.len(), stored.len());
     let (last, others) = claimed.split_last().expect("some");
     assert!(
@@ -123,7 +123,7 @@ async fn survives_a_kill_and_comes_back_by_itself() {
     let keys = [committed.key.clone(), prepared.key.clone(), held.key.clone()];
     queue.prepare(held, 0, body(5)).await.expect("prepares");
     queue.commit(&keys[2..]).await.expect("commits");
-    let claimed = queue.claim(INTAKE, "w1", 1).await.expect("claims");
+    let claimed = queue.claim(INTAKE, "w1", 1).await.expect("claims").entries;
     queue.prepare(committed, 0, body(5)).await.expect("prepares");
     queue.commit(&keys[..1]).await.expect("commits");
     queue.prepare(prepared, 0, body(5)).await.expect("prepares");
@@ -153,7 +153,7 @@ async fn survives_a_kill_and_comes_back_by_itself() {
             .await
             .expect("claims outlive a restart")
     );
-    let again = queue.claim(INTAKE, "w1", 9).await.expect("claims");
+    let again = queue.claim(INTAKE, "w1", 9).await.expect("claims").entries;
     let ids: Vec<_> = again.iter().map(|c| c.claim.key.clone()).collect();
     assert_eq!(ids, keys[..2], "nothing that was answered is lost");
     let stats = Stats {
@@ -183,7 +183,10 @@ async fn a_quick_restart_goes_unnoticed() {
     server.kill();
     let (commit, ()) = tokio::join!(queue.commit(&keys), server.restart());
     commit.expect("the step waits for the new connection, and loads the scripts again");
-    assert_eq!(queue.claim(INTAKE, "w1", 9).await.expect("claims").len(), 1);
+    assert_eq!(
+        queue.claim(INTAKE, "w1", 9).await.expect("claims").entries.len(),
+        1
+    );
 }
 
 #[tokio::test]
@@ -260,7 +263,7 @@ async fn speaks_tls() {
     let chunks = vec![Bytes::from(vec![7; 1 << 20]); 3];
     queue.prepare(new, 0, chunks.clone()).await.expect("prepares");
     queue.commit(&keys).await.expect("commits");
-    let got = queue.claim(INTAKE, "w1", 1).await.expect("claims");
+    let got = queue.claim(INTAKE, "w1", 1).await.expect("claims").entries;
     assert_eq!(got[0].body, chunks);
     assert!(queue.dead_letters(INTAKE, 1).await.expect("lists").is_empty());
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use self::lane::Lane;
 use crate::doorbell::Doorbell;
 use crate::entry::{
-    ABANDONED_AFTER, ClaimRef, Claimed, End, EntryKey, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep,
+    ABANDONED_AFTER, ClaimRef, Claims, End, EntryKey, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep,
 };
 use crate::{DeadLetter, DeadLetters, JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, QueueError};
 
@@ -207,10 +207,10 @@ impl JournalQueue for MemoryQueue {
         Ok(())
     }
 
-    async fn claim(&self, intake: &str, consumer: &str, max: usize) -> Result<Vec<Claimed>, QueueError> {
+    async fn claim(&self, intake: &str, consumer: &str, max: usize) -> Result<Claims, QueueError> {
         let mut inner = self.inner();
         let Some((name, _)) = inner.lanes.get_key_value(intake) else {
-            return Ok(Vec::new());
+            return Ok(Claims::default());
         };
         let name = Arc::clone(name);
         Ok(inner
@@ -263,10 +263,11 @@ impl JournalQueue for MemoryQueue {
 
     async fn sweep(&self, intake: &str) -> Result<Sweep, QueueError> {
         let mut inner = self.inner();
-        let Some(lane) = inner.lanes.get_mut(intake) else {
+        let Some((name, _)) = inner.lanes.get_key_value(intake) else {
             return Ok(Sweep::default());
         };
-        let done = lane.sweep(&self.options, Instant::now());
+        let name = Arc::clone(name);
+        let done = inner.lane(&name).sweep(&name, &self.options, Instant::now());
         drop(inner);
         if done != Sweep::default() {
             self.bell.ring();

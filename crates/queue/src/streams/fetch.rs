@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::script::body;
 use super::{RedisQueue, read};
-use crate::entry::{ClaimRef, Claimed, DeadLetter, End, EntryKey, EntryMeta};
+use crate::entry::{ClaimRef, Claimed, Claims, DeadLetter, End, EntryKey, EntryMeta, Expired, short};
 use crate::{JournalQueue, QueueError};
 
 /// One row of the claim script's answer.
@@ -58,6 +58,21 @@ impl Handed {
         })
     }
 
+    fn into_expired(self, meta: Option<EntryMeta>) -> Expired {
+        let meta = meta.unwrap_or_default();
+        Expired {
+            key: self.claim.key,
+            mid: meta.mid,
+            recipients: u32::try_from(meta.recipients.len()).unwrap_or(u32::MAX),
+            attempts: self.attempts,
+            traceparent: short(&meta.traceparent).to_owned(),
+            in_doubt: self.in_doubt,
+            possible_delivery: self.possible_delivery,
+            age: self.age,
+            detail: "its body was gone".to_owned(),
+        }
+    }
+
     fn into_claimed(self, meta: EntryMeta, body: Vec<Bytes>) -> Claimed {
         let Self {
             claim,
@@ -88,13 +103,22 @@ impl RedisQueue {
         intake: &str,
         consumer: &str,
         rows: Vec<[Value; 9]>,
-    ) -> Result<Vec<Claimed>, QueueError> {
+        over: Vec<[Value; 9]>,
+    ) -> Result<Claims, QueueError> {
         let handed = rows
             .into_iter()
             .map(|row| Handed::new(intake, row))
             .collect::<Result<Vec<_>, QueueError>>()?;
+        let expired = over
+            .into_iter()
+            .map(|row| expired(intake, row))
+            .collect::<Result<Vec<_>, QueueError>>()?;
+        let mut claims = Claims {
+            entries: Vec::with_capacity(handed.len()),
+            expired,
+        };
         if handed.is_empty() {
-            return Ok(Vec::new());
+            return Ok(claims);
         }
         let mut pipe = redis::pipe();
         for entry in &handed {
@@ -107,14 +131,17 @@ impl RedisQueue {
         let replies = match self.bodies.run(&mut pipe).await {
             Ok(replies) => replies,
             Err(error) => {
-                let claims: Vec<ClaimRef> = handed.into_iter().map(|entry| entry.claim).collect();
+                let held: Vec<ClaimRef> = handed.into_iter().map(|entry| entry.claim).collect();
                 // If this fails too, the claims pass on after the takeover time.
-                let _ = self.release(consumer, &claims).await;
-                return Err(error);
+                let _ = self.release(consumer, &held).await;
+                if claims.expired.is_empty() {
+                    return Err(error);
+                }
+                // What was ended must be told; the error comes again with the next claim.
+                return Ok(claims);
             }
         };
         let mut replies = replies.into_iter();
-        let mut claimed = Vec::with_capacity(handed.len());
         for entry in handed {
             let meta: Option<Bytes> = read(replies.next().unwrap_or(Value::Nil))?;
             let chunks: Option<Vec<Bytes>> = read(Value::Array(
@@ -123,15 +150,18 @@ impl RedisQueue {
             .ok();
             let meta = meta.as_deref().map(serde_json::from_slice::<EntryMeta>);
             match (meta, chunks) {
-                (Some(Ok(meta)), Some(body)) => claimed.push(entry.into_claimed(meta, body)),
+                (Some(Ok(meta)), Some(body)) => claims.entries.push(entry.into_claimed(meta, body)),
                 (Some(Err(error)), Some(_)) => self.give_up(consumer, &entry.claim, &error.to_string()).await,
                 // Its TTL ended it between the claim and now.
-                (None, _) | (_, None) => {
-                    let _ = self.complete(consumer, &entry.claim, End::Expired).await;
+                (meta, _) => {
+                    let ended = self.complete(consumer, &entry.claim, End::Expired).await;
+                    if let Ok(true) = ended {
+                        claims.expired.push(entry.into_expired(meta.and_then(Result::ok)));
+                    }
                 }
             }
         }
-        Ok(claimed)
+        Ok(claims)
     }
 
     /// Ends an entry that no version of this code could deliver.
@@ -176,6 +206,35 @@ impl RedisQueue {
         let replies = self.bodies.run(&mut pipe).await?;
         read(Value::Array(replies)).map_err(|_| gone())
     }
+}
+
+/// Reads a row of the scripts' `expire`.
+pub(super) fn expired(intake: &str, row: [Value; 9]) -> Result<Expired, QueueError> {
+    let [
+        id,
+        mid,
+        recipients,
+        attempts,
+        traceparent,
+        in_doubt,
+        possible,
+        age,
+        detail,
+    ] = row;
+    Ok(Expired {
+        key: EntryKey {
+            intake: intake.into(),
+            id: read::<String>(id)?.into(),
+        },
+        mid: read(mid)?,
+        recipients: read(recipients)?,
+        attempts: read(attempts)?,
+        traceparent: read(traceparent)?,
+        in_doubt: read(in_doubt)?,
+        possible_delivery: read(possible)?,
+        age: Duration::from_millis(read(age)?),
+        detail: read(detail)?,
+    })
 }
 
 /// Reads one entry of the dead-letter stream.

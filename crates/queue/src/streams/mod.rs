@@ -29,7 +29,7 @@ use self::options::millis;
 use self::script::{body, call, call_each, key};
 use crate::doorbell::Doorbell;
 use crate::entry::{
-    ClaimRef, Claimed, End, EntryKey, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep,
+    ClaimRef, Claims, End, EntryKey, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep, short,
 };
 use crate::{DeadLetter, DeadLetters, JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, QueueError};
 
@@ -158,6 +158,11 @@ impl JournalQueue for RedisQueue {
             in_doubt_after,
             retain,
         } = entry;
+        let told = (
+            meta.mid,
+            meta.recipients.len(),
+            short(&meta.traceparent).to_owned(),
+        );
         let meta = serde_json::to_vec(&meta).map_err(|e| QueueError::Corrupt(format!("metadata: {e}")))?;
         let stored = body(&name.intake, &name.id);
         let mut pipe = redis::pipe();
@@ -179,6 +184,7 @@ impl JournalQueue for RedisQueue {
             .arg(millis(in_doubt_after))
             .arg(millis(lifetime))
             .arg(millis(retain.unwrap_or_default()));
+        prepare.arg(told.0).arg(told.1).arg(told.2);
         pipe.add_command(prepare);
         let large = rest.iter().map(Bytes::len).sum::<usize>() > SMALL;
         let link = if large { &self.bodies } else { &self.control };
@@ -217,16 +223,16 @@ impl JournalQueue for RedisQueue {
         Ok(())
     }
 
-    async fn claim(&self, intake: &str, consumer: &str, max: usize) -> Result<Vec<Claimed>, QueueError> {
+    async fn claim(&self, intake: &str, consumer: &str, max: usize) -> Result<Claims, QueueError> {
         if max == 0 {
-            return Ok(Vec::new());
+            return Ok(Claims::default());
         }
         let options = &self.options;
         let mut cmd = call(&script::CLAIM, intake, options);
         cmd.arg(consumer).arg(max).arg(options.claim_bytes);
         cmd.arg(millis(options.takeover)).arg(millis(options.scan_every));
-        let rows: Vec<[Value; 9]> = read(self.control.one(cmd).await?)?;
-        self.fetch_claimed(intake, consumer, rows).await
+        let (rows, expired): (Vec<[Value; 9]>, Vec<[Value; 9]>) = read(self.control.one(cmd).await?)?;
+        self.fetch_claimed(intake, consumer, rows, expired).await
     }
 
     async fn heartbeat(&self, consumer: &str, claimed: &[ClaimRef]) -> Result<(), QueueError> {
@@ -268,11 +274,20 @@ impl JournalQueue for RedisQueue {
             let mut cmd = call(&script::SWEEP, intake, options);
             cmd.arg(millis(options.takeover)).arg(millis(options.scan_every));
             cmd.arg(BATCH).arg(millis(options.consumer_idle));
-            let [promoted, in_doubt, expired]: [u64; 3] = read(self.control.one(cmd).await?)?;
+            let round: Result<(u64, u64, Vec<[Value; 9]>), _> = self.control.one(cmd).await.and_then(read);
+            let (promoted, in_doubt, expired) = match round {
+                Ok(round) => round,
+                // What the rounds before have ended must be told.
+                Err(_) if !done.expired.is_empty() => break,
+                Err(error) => return Err(error),
+            };
             done.promoted += promoted;
             done.committed_in_doubt += in_doubt;
-            done.expired += expired;
-            if promoted.max(in_doubt).max(expired) < BATCH {
+            let count = expired.len() as u64;
+            for row in expired {
+                done.expired.push(fetch::expired(intake, row)?);
+            }
+            if promoted.max(in_doubt).max(count) < BATCH {
                 break;
             }
         }

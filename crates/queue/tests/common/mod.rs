@@ -213,14 +213,24 @@ impl Subject {
 
     /// Claims exactly one entry.
     pub async fn claim_one(&self, consumer: &str) -> Claimed {
-        let mut claimed = self.queue.claim(INTAKE, consumer, 1).await.expect("claims");
+        let mut claimed = self
+            .queue
+            .claim(INTAKE, consumer, 1)
+            .await
+            .expect("claims")
+            .entries;
         assert_eq!(claimed.len(), 1, "{consumer} gets one entry");
         claimed.remove(0)
     }
 
     /// The ids that a claim of up to `max` returns, in order.
     pub async fn claim_ids(&self, consumer: &str, max: usize) -> Vec<String> {
-        let claimed = self.queue.claim(INTAKE, consumer, max).await.expect("claims");
+        let claimed = self
+            .queue
+            .claim(INTAKE, consumer, max)
+            .await
+            .expect("claims")
+            .entries;
         claimed.iter().map(|c| c.claim.key.id.to_string()).collect()
     }
 }
@@ -243,6 +253,8 @@ pub fn entry() -> NewEntry {
         meta: EntryMeta {
             mid: 7,
             sender: "a@example.com".to_owned(),
+            recipients: vec!["b@example.com".to_owned(), "c@example.com".to_owned()],
+            traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
             ..EntryMeta::default()
         },
         size: 5,

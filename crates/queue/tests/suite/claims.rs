@@ -21,7 +21,7 @@ pub(crate) async fn hands_out_in_order_and_given_back_first(kind: Kind) {
         ids.push(subject.add(entry()).await.id.to_string());
     }
     assert_eq!(subject.claim_ids("w1", 0).await, [""; 0], "none asked for");
-    let first = queue.claim(INTAKE, "w1", 3).await.expect("claims");
+    let first = queue.claim(INTAKE, "w1", 3).await.expect("claims").entries;
     let claims: Vec<_> = first.iter().map(|c| c.claim.clone()).collect();
     assert_eq!(
         first.iter().map(|c| &*c.claim.key.id).collect::<Vec<_>>(),
@@ -235,7 +235,7 @@ pub(crate) async fn heartbeat_keeps_and_silence_loses(kind: Kind) {
     let mut second = Vec::new();
     eventually("silence loses it", async || {
         sleep(takeover / 2).await;
-        let claimed = queue.claim(INTAKE, "w2", 1).await.expect("claims");
+        let claimed = queue.claim(INTAKE, "w2", 1).await.expect("claims").entries;
         let some = !claimed.is_empty();
         second.extend(claimed);
         some
@@ -310,7 +310,11 @@ pub(crate) async fn many_workers_deliver_each_once(kind: Kind) {
             let (who, queue) = (format!("w{number}"), Arc::clone(&subject.queue));
             let mut delivered = Vec::new();
             while queue.stats(INTAKE).await.expect("stats").delivered < 200 {
-                let claimed = queue.claim(INTAKE, &who, 1 + number).await.expect("claims");
+                let claimed = queue
+                    .claim(INTAKE, &who, 1 + number)
+                    .await
+                    .expect("claims")
+                    .entries;
                 if claimed.is_empty() {
                     queue.wait(Duration::from_millis(50)).await;
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tdc_queue::{
-    DeadLetter, End, IdSource, MAX_DETAIL, NewEntry, QueueError, RetryReason, Series, Stats, Sweep,
+    DeadLetter, End, Expired, IdSource, MAX_DETAIL, NewEntry, QueueError, RetryReason, Series, Stats, Sweep,
 };
 
 use crate::common::{HOUR, INTAKE, Kind, Limits, entry, eventually};
@@ -204,13 +204,28 @@ pub(crate) async fn expires_on_the_way(kind: Kind) {
         }
     );
 
-    subject.add(brief()).await;
+    let last = subject.add(brief()).await;
+    let swept = queue.sweep(INTAKE).await.expect("sweeps");
+    assert_eq!(
+        (swept.promoted, swept.committed_in_doubt, swept.expired.len()),
+        (0, 0, 1)
+    );
+    let told = Expired {
+        key: last,
+        mid: 7,
+        recipients: 2,
+        attempts: 0,
+        traceparent: entry().meta.traceparent,
+        in_doubt: false,
+        possible_delivery: false,
+        age: swept.expired[0].age,
+        detail: String::new(),
+    };
+    assert_eq!(swept.expired, [told], "what the mail log needs");
     assert_eq!(
         queue.sweep(INTAKE).await.expect("sweeps"),
-        Sweep {
-            expired: 1,
-            ..Sweep::default()
-        }
+        Sweep::default(),
+        "and once only"
     );
 
     // A retry that waits longer than it lives.
@@ -225,7 +240,7 @@ pub(crate) async fn expires_on_the_way(kind: Kind) {
     let later = RetryReason::SoftBounce("later".to_owned());
     assert!(queue.retry("w1", &got.claim, HOUR, later).await.expect("retries"));
     eventually("it expires while it waits", async || {
-        queue.sweep(INTAKE).await.expect("sweeps").expired == 1
+        queue.sweep(INTAKE).await.expect("sweeps").expired.len() == 1
     })
     .await;
     let letters = subject.dead.dead_letters(INTAKE, 9).await.expect("lists");
@@ -249,7 +264,7 @@ pub(crate) async fn in_flight_is_left_to_its_worker(kind: Kind) {
     subject.add(NewEntry { lifetime, ..entry() }).await;
     let got = subject.claim_one("w1").await;
     tokio::time::sleep(lifetime).await;
-    let swept = queue.sweep(INTAKE).await.expect("sweeps").expired;
+    let swept = queue.sweep(INTAKE).await.expect("sweeps").expired.len();
     if began.elapsed() < 3 * lifetime {
         assert_eq!(swept, 0, "the worker may be at the final dot");
     }
@@ -327,12 +342,19 @@ pub(crate) async fn intakes_are_apart(kind: Kind) {
     }
     queue.commit(&keys).await.expect("commits across intakes");
     assert_eq!(queue.intakes().await.expect("lists"), ["a", "b", "c.d-e"]);
-    assert!(queue.claim("nobody", "w1", 9).await.expect("answers").is_empty());
+    assert!(
+        queue
+            .claim("nobody", "w1", 9)
+            .await
+            .expect("answers")
+            .entries
+            .is_empty()
+    );
     assert_eq!(queue.stats("nobody").await.expect("answers"), Stats::default());
     assert_eq!(queue.sweep("nobody").await.expect("answers"), Sweep::default());
     let mut claims = Vec::new();
     for key in &keys {
-        let claimed = queue.claim(&key.intake, "w1", 9).await.expect("claims");
+        let claimed = queue.claim(&key.intake, "w1", 9).await.expect("claims").entries;
         assert_eq!(claimed.iter().map(|c| &c.claim.key).collect::<Vec<_>>(), [key]);
         claims.push(claimed[0].claim.clone());
     }

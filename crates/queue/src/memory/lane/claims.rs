@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Entry, Lane, State};
-use crate::entry::{ClaimRef, Claimed, End, EntryKey, RetryReason};
+use crate::entry::{ClaimRef, Claimed, Claims, End, EntryKey, RetryReason};
 use crate::memory::MemoryOptions;
 
 impl Lane {
@@ -17,11 +17,11 @@ impl Lane {
         max: usize,
         options: &MemoryOptions,
         now: Instant,
-    ) -> Vec<Claimed> {
+    ) -> Claims {
         self.reclaim(options.takeover, now);
         let consumer: Arc<str> = consumer.into();
-        let mut claimed = Vec::new();
-        while claimed.len() < max {
+        let mut claims = Claims::default();
+        while claims.entries.len() < max {
             let Some(&(fresh, place)) = self.ready.first() else {
                 break;
             };
@@ -31,7 +31,7 @@ impl Lane {
                 continue;
             };
             if entry.expires <= now {
-                self.finish(&id, &End::Expired, options, now);
+                claims.expired.extend(self.expire(intake, &id, options, now));
                 continue;
             }
             self.serial += 1;
@@ -44,7 +44,7 @@ impl Lane {
             entry.state = state;
             self.ready.remove(&(fresh, place));
             self.in_flight.insert(place);
-            claimed.push(Claimed {
+            claims.entries.push(Claimed {
                 claim: ClaimRef {
                     key: EntryKey {
                         intake: Arc::clone(intake),
@@ -61,7 +61,7 @@ impl Lane {
                 possible_delivery: entry.possible_delivery,
             });
         }
-        claimed
+        claims
     }
 
     pub(in crate::memory) fn heartbeat(&mut self, consumer: &str, claim: &ClaimRef, now: Instant) {

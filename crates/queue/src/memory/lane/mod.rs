@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{MemoryOptions, later};
-use crate::entry::{DeadLetter, End, EntryKey, EntryMeta, Stats, Sweep};
+use crate::entry::{DeadLetter, End, EntryKey, EntryMeta, Expired, Stats, Sweep, short};
 use crate::lease::Book;
 
 /// What an entry costs besides its body and texts, in bytes: an estimate, so that empty ones are bounded too.
@@ -113,7 +113,12 @@ impl Lane {
         self.bytes
     }
 
-    pub(in crate::memory) fn sweep(&mut self, options: &MemoryOptions, now: Instant) -> Sweep {
+    pub(in crate::memory) fn sweep(
+        &mut self,
+        intake: &Arc<str>,
+        options: &MemoryOptions,
+        now: Instant,
+    ) -> Sweep {
         let mut done = Sweep::default();
         self.reclaim(options.takeover, now);
         let over: Vec<Arc<str>> = self
@@ -123,8 +128,7 @@ impl Lane {
             .cloned()
             .collect();
         for id in over {
-            self.finish(&id, &End::Expired, options, now);
-            done.expired += 1;
+            done.expired.extend(self.expire(intake, &id, options, now));
         }
         while let Some(&(due, place)) = self.waiting.first()
             && due <= now
@@ -192,6 +196,39 @@ impl Lane {
             State::InFlight { .. } => later(entry.expires, grace) <= now,
             _ => entry.expires <= now,
         })
+    }
+
+    /// Ends an entry whose lifetime is over; what is to be told of it.
+    fn expire(
+        &mut self,
+        intake: &Arc<str>,
+        id: &Arc<str>,
+        options: &MemoryOptions,
+        now: Instant,
+    ) -> Option<Expired> {
+        let entry = self.entries.get(id)?;
+        let EntryMeta {
+            mid,
+            recipients,
+            traceparent,
+            ..
+        } = &entry.meta;
+        let expired = Expired {
+            key: EntryKey {
+                intake: Arc::clone(intake),
+                id: Arc::clone(id),
+            },
+            mid: *mid,
+            recipients: u32::try_from(recipients.len()).unwrap_or(u32::MAX),
+            attempts: entry.attempts,
+            traceparent: short(traceparent).to_owned(),
+            in_doubt: entry.in_doubt,
+            possible_delivery: entry.possible_delivery,
+            age: now - entry.committed,
+            detail: entry.last_error.clone(),
+        };
+        self.finish(id, &End::Expired, options, now);
+        Some(expired)
     }
 
     /// Ends a committed entry: out of every index, counted, and (unless delivered) among the dead letters.
