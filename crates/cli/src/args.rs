@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::next_hop::NextHopArgs;
+use clap::{Args, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use tdc_proto::channel::{self, PolicyAddress};
 use tdc_proto::tls::{ClientTls, ServerTls, TlsFiles};
@@ -76,9 +77,8 @@ pub(crate) struct EdgeArgs {
         value_name = "ADDR:PORT"
     )]
     pub(crate) listen: SocketAddr,
-    /// The mailbox server to which all mail goes
-    #[arg(long, env = "TDC_NEXT_HOP", value_name = "HOST:PORT")]
-    pub(crate) next_hop: String,
+    #[command(flatten)]
+    pub(crate) next_hop: NextHopArgs,
     /// Networks that may send, separated by commas
     #[arg(
         long,
@@ -103,9 +103,6 @@ pub(crate) struct EdgeArgs {
     /// How long a client may be silent
     #[arg(long, env = "TDC_CLIENT_TIMEOUT", default_value = "300s", value_parser = duration, value_name = "TIME")]
     pub(crate) client_timeout: Duration,
-    /// How long the next hop may take for one reply
-    #[arg(long, env = "TDC_NEXT_HOP_TIMEOUT", default_value = "100s", value_parser = duration, value_name = "TIME")]
-    pub(crate) next_hop_timeout: Duration,
     /// Certificate chain in PEM; with it STARTTLS is offered
     #[arg(long, env = "TDC_TLS_CERT", requires = "tls_key", value_name = "FILE")]
     pub(crate) tls_cert: Option<PathBuf>,
@@ -121,6 +118,17 @@ pub(crate) struct EdgeArgs {
     /// After the signal to stop, how long running work may take
     #[arg(long, env = "TDC_GRACE", default_value = "25s", value_parser = duration, value_name = "TIME")]
     pub(crate) grace: Duration,
+}
+
+impl EdgeArgs {
+    /// As if these flags had been given: for commands that hold an ingress inside.
+    pub(crate) fn from_flags<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<Self, CliError> {
+        let command = Self::augment_args(clap::Command::new("tdc").no_binary_name(true));
+        command
+            .try_get_matches_from(flags)
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(|error| CliError::new("the flags of the ingress", error))
+    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -397,7 +405,7 @@ pub(crate) struct DemoArgs {
 }
 
 /// `300s`, `10m`, `1h30m`, `250ms`.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let fail = || format!("\"{text}\" is no length of time; write 300s, 10m or 1h30m");
     let mut total = Duration::ZERO;
     let mut rest = text;

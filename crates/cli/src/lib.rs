@@ -5,6 +5,7 @@
 mod args;
 mod demo;
 mod error;
+mod next_hop;
 mod policy;
 mod process;
 mod roles;

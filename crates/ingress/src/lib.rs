@@ -28,4 +28,6 @@ mod transaction;
 pub use config::{Deps, IngressConfig, MAX_HOPS};
 pub use listener::Ingress;
 pub use metrics::IngressMetrics;
-pub use nexthop::{NextHopConfig, NextHopError};
+pub use nexthop::{
+    Deadlines, HostPort, HostPortError, NextHopConfig, NextHopError, NextHopTls, NextHopTlsError,
+};

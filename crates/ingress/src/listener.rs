@@ -23,8 +23,6 @@ use crate::session::Session;
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 /// The longest pause.
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// How often idle connections to the next hop are looked at.
-const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// What all sessions share.
 pub(crate) struct Shared {
@@ -49,7 +47,7 @@ impl Ingress {
     /// When the address cannot be bound.
     pub async fn bind(address: SocketAddr, config: IngressConfig, deps: Deps) -> io::Result<Self> {
         let listener = listen(address)?;
-        let pool = Pool::new(config.next_hop.clone());
+        let pool = Pool::new(config.next_hop.clone(), deps.metrics.next_hop.clone());
         let (stop, stop_sessions) = Trigger::new();
         let shared = Arc::new(Shared {
             config,
@@ -85,7 +83,6 @@ impl Ingress {
         } = self;
         let permits = Arc::new(Semaphore::new(shared.config.max_connections));
         let mut sessions = JoinSet::new();
-        let mut tidy = tokio::time::interval(TIDY_EVERY);
         let mut pause = BACKOFF_MIN;
         let drained = drained(shutdown, shared.config.drain_delay);
         tokio::pin!(drained);
@@ -105,7 +102,6 @@ impl Ingress {
                     }
                 },
                 Some(_) = sessions.join_next() => {}
-                _ = tidy.tick() => shared.pool.expire_idle(),
                 () = &mut drained => break,
             }
         }

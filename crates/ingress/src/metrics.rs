@@ -8,6 +8,7 @@ use tdc_smtp::CloseReason;
 use tdc_telemetry::{Counters, Metrics};
 
 use crate::evaluate::Source;
+use crate::nexthop::NextHopMetrics;
 
 /// Octets of a message.
 const SIZES: &[f64] = &[1e3, 1e4, 1e5, 1e6, 1e7, 3e7];
@@ -63,6 +64,7 @@ pub struct IngressMetrics {
     queued: Counter,
     in_doubt: Counter,
     next_hop_failures: Counter,
+    pub(crate) next_hop: NextHopMetrics,
 }
 
 /// A connection that is open as long as this lives.
@@ -100,6 +102,7 @@ impl IngressMetrics {
                 "Copies that could not be committed and are left to the sweeper",
             ),
             next_hop_failures: scope.counter("next_hop_failures", "Transactions that the next hop failed"),
+            next_hop: NextHopMetrics::new(&scope),
         }
     }
 

@@ -120,14 +120,21 @@ impl Session {
                 ServerEvent::Mail(mail) => self.mail(mail).await,
                 ServerEvent::Rcpt(rcpt) => {
                     let reply = match &mut self.transaction {
-                        Some(transaction) => transaction.rcpt(rcpt).await,
+                        Some(transaction) => {
+                            let ahead = if transaction.wants_ahead() {
+                                self.server.recipients_ahead(&self.input)
+                            } else {
+                                Vec::new()
+                            };
+                            transaction.rcpt(rcpt, &ahead).await
+                        }
                         None => out_of_step(),
                     };
                     self.server.answer(reply);
                 }
                 ServerEvent::Data => {
                     let reply = match &mut self.transaction {
-                        Some(transaction) => transaction.data().await,
+                        Some(transaction) => transaction.data(self.server.in_chunks()).await,
                         None => out_of_step(),
                     };
                     self.server.answer(reply);
@@ -142,6 +149,7 @@ impl Session {
                         Some(transaction) => transaction.finish(end).await,
                         None => out_of_step(),
                     };
+                    tdc_failpoint::hit("ingress.before_reply");
                     self.server.answer(reply);
                 }
                 ServerEvent::Xforward(_) => {}
@@ -169,7 +177,8 @@ impl Session {
             helo: self.server.helo().unwrap_or_default().to_owned(),
             esmtp: self.server.is_esmtp(),
         };
-        let (reply, transaction) = Transaction::begin(&self.shared, client, mail).await;
+        let ahead = self.server.recipients_ahead(&self.input);
+        let (reply, transaction) = Transaction::begin(&self.shared, client, mail, &ahead).await;
         self.transaction = transaction;
         self.server.answer(reply);
     }
@@ -189,6 +198,7 @@ impl Session {
             .await
             .map_err(|_| io::ErrorKind::TimedOut)??;
         output.clear();
+        tdc_failpoint::hit("ingress.replied");
         Ok(())
     }
 

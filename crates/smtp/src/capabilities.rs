@@ -51,6 +51,33 @@ impl Extensions {
         extensions
     }
 
+    /// What both offer; of two sizes the smaller.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let size = match (self.size, other.size) {
+            (Some(0), size) | (size, Some(0)) => size,
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (None, _) | (_, None) => None,
+        };
+        Self {
+            pipelining: self.pipelining && other.pipelining,
+            size,
+            eight_bit_mime: self.eight_bit_mime && other.eight_bit_mime,
+            enhanced_status_codes: self.enhanced_status_codes && other.enhanced_status_codes,
+            starttls: self.starttls && other.starttls,
+            chunking: self.chunking && other.chunking,
+            smtputf8: self.smtputf8 && other.smtputf8,
+            dsn: self.dsn && other.dsn,
+            requiretls: self.requiretls && other.requiretls,
+            xforward: self
+                .xforward
+                .iter()
+                .filter(|name| other.xforward.contains(name))
+                .cloned()
+                .collect(),
+        }
+    }
+
     /// The reply to EHLO that offers this.
     pub fn to_reply(&self, hostname: &str) -> Reply {
         let mut lines = vec![hostname.to_owned()];
@@ -85,6 +112,26 @@ impl Extensions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_both_offer() {
+        let reply = |lines: &[&str]| Extensions::from_reply(&Reply::multi(250, [&["host"], lines].concat()));
+        let cases: [(&[&str], &[&str], &[&str]); 5] = [
+            (&["PIPELINING", "DSN"], &["DSN", "CHUNKING"], &["DSN"]),
+            (&["SIZE 10"], &["SIZE 20"], &["SIZE 10"]),
+            (&["SIZE 10"], &["SIZE"], &["SIZE 10"]),
+            (&["SIZE 10"], &[], &[]),
+            (
+                &["XFORWARD NAME ADDR"],
+                &["XFORWARD ADDR HELO"],
+                &["XFORWARD ADDR"],
+            ),
+        ];
+        for (a, b, both) in cases {
+            assert_eq!(reply(a).intersection(&reply(b)), reply(both), "{a:?} and {b:?}");
+            assert_eq!(reply(b).intersection(&reply(a)), reply(both), "{b:?} and {a:?}");
+        }
+    }
 
     #[test]
     fn reads_what_it_writes() {

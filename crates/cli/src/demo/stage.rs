@@ -18,7 +18,7 @@ use tdc_telemetry::{MailLog, Metrics, Trigger};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::args::{BareLfArg, EdgeArgs};
+use crate::args::EdgeArgs;
 use crate::error::CliError;
 use crate::process;
 use crate::roles::edge;
@@ -62,7 +62,7 @@ impl Stage {
             metrics: IngressMetrics::new(&metrics),
         };
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = edge::config(&edge_args(listen, mailbox), "tdc.localhost")?;
+        let config = edge::config(&edge_args(listen, mailbox)?, "tdc.localhost")?;
         let failed = |error| CliError::new("cannot listen on a loopback port", error);
         let ingress = Ingress::bind(listen, config, deps).await.map_err(failed)?;
         let address = ingress.local_addr().map_err(failed)?;
@@ -234,23 +234,9 @@ fn redirected(files: &ConfigWatcher, intake: SocketAddr, ca: Arc<str>) -> watch:
     receiver
 }
 
-fn edge_args(listen: SocketAddr, mailbox: SocketAddr) -> EdgeArgs {
-    EdgeArgs {
-        listen,
-        next_hop: mailbox.to_string(),
-        allow_from: vec![ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()],
-        max_size: 50 * 1024 * 1024,
-        max_recipients: 1000,
-        max_connections: 200,
-        bare_lf: BareLfArg::Normalize,
-        client_timeout: Duration::from_secs(60),
-        next_hop_timeout: Duration::from_secs(60),
-        tls_cert: None,
-        tls_key: None,
-        tls_required: false,
-        drain_delay: Duration::ZERO,
-        grace: Duration::from_secs(5),
-    }
+fn edge_args(listen: SocketAddr, mailbox: SocketAddr) -> Result<EdgeArgs, CliError> {
+    let (listen, next_hop) = (listen.to_string(), mailbox.to_string());
+    EdgeArgs::from_flags(["--listen", &listen, "--next-hop", &next_hop, "--grace", "5s"])
 }
 
 fn count(dir: &Path) -> Result<usize, CliError> {

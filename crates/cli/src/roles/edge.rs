@@ -7,33 +7,18 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tdc_core::policy::FailurePolicy;
-use tdc_ingress::{Deps, Ingress, IngressConfig, NextHopConfig};
+use tdc_ingress::{Deps, Ingress, IngressConfig};
 use tdc_smtp::BareLf;
 
 use crate::args::{BareLfArg, EdgeArgs};
 use crate::error::CliError;
 
-/// How long a TCP connection to the next hop may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an idle connection to the next hop is kept; Postfix closes its side after 300 s.
-const IDLE: Duration = Duration::from_secs(30);
-/// How many idle connections to the next hop are kept.
-const MAX_IDLE: usize = 100;
 /// Added to the next hop's time for the final dot before an entry counts as in doubt.
 const IN_DOUBT_MARGIN: Duration = Duration::from_secs(20);
 
 /// The configuration that the flags say.
 pub(crate) fn config(args: &EdgeArgs, hostname: &str) -> Result<IngressConfig, CliError> {
-    if !args
-        .next_hop
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-    {
-        return Err(CliError::text(format!(
-            "--next-hop: \"{}\" is not HOST:PORT",
-            args.next_hop
-        )));
-    }
+    let next_hop = args.next_hop.config(hostname)?;
     let tls = match (&args.tls_cert, &args.tls_key) {
         (Some(cert), Some(key)) => Some(tls(cert, key)?),
         _ => None,
@@ -49,17 +34,10 @@ pub(crate) fn config(args: &EdgeArgs, hostname: &str) -> Result<IngressConfig, C
         },
         allow_from: args.allow_from.clone(),
         client_timeout: args.client_timeout,
-        next_hop: NextHopConfig {
-            address: args.next_hop.clone(),
-            helo: hostname.to_owned(),
-            connect_timeout: CONNECT_TIMEOUT,
-            timeout: args.next_hop_timeout,
-            idle: IDLE,
-            max_idle: MAX_IDLE,
-        },
+        in_doubt_after: next_hop.deadlines.block + next_hop.deadlines.dot + IN_DOUBT_MARGIN,
+        next_hop,
         tls,
         tls_required: args.tls_required,
-        in_doubt_after: args.next_hop_timeout + IN_DOUBT_MARGIN,
         failure_policy: FailurePolicy::Fail,
         drain_delay: args.drain_delay,
         grace: args.grace,
@@ -72,7 +50,7 @@ pub(crate) async fn bind(args: &EdgeArgs, hostname: &str, deps: Deps) -> Result<
     let failed = |error| CliError::new(format!("cannot listen on {} (--listen)", args.listen), error);
     let ingress = Ingress::bind(args.listen, config, deps).await.map_err(failed)?;
     let address = ingress.local_addr().map_err(failed)?;
-    tracing::info!(%address, next_hop = args.next_hop, "Accepting mail.");
+    tracing::info!(%address, next_hop = args.next_hop.names(), "Accepting mail.");
     Ok(ingress)
 }
 

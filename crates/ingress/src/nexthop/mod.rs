@@ -1,11 +1,17 @@
-//! The mailbox server behind this gateway.
+//! The mailbox servers behind this gateway.
 //!
-//! [`connection`] speaks SMTP with it; [`pool`] keeps open connections and remembers what it offers. What always
-//! holds: a connection goes back into the pool only when the server has just said that no transaction is open;
-//! in every other case it is closed, which ends whatever was begun without delivering it.
+//! [`connection`] speaks SMTP with one, [`dial`] opens a connection (every address of a host, TLS), [`hosts`] says
+//! which host comes first, [`pool`] keeps open connections and remembers what each host offers. What always holds: a
+//! connection goes back into the pool only when the server has just said that no transaction is open; in every other
+//! case it is closed, which ends whatever was begun without delivering it. Every wait has a deadline ([`Deadlines`]).
 
 pub(crate) mod connection;
+mod dial;
+mod hosts;
+mod metrics;
 pub(crate) mod pool;
+mod stream;
+mod tls;
 mod write;
 
 use std::time::Duration;
@@ -13,37 +19,71 @@ use std::time::Duration;
 use tdc_smtp::{ClientError, Reply};
 use thiserror::Error;
 
+pub use hosts::{HostPort, HostPortError};
+pub(crate) use metrics::NextHopMetrics;
+pub use tls::{NextHopTls, NextHopTlsError};
+
 /// How to reach the next hop.
 #[derive(Clone, Debug)]
 pub struct NextHopConfig {
-    /// `HOST:PORT`; all addresses of the name are tried in order.
-    pub address: String,
+    /// The hosts, the preferred one first; never empty. All addresses of a name are tried in order.
+    pub hosts: Vec<HostPort>,
     /// The name that this gateway gives in EHLO.
     pub helo: String,
-    /// How long a TCP connection may take.
-    pub connect_timeout: Duration,
-    /// How long one reply may take, and how long a write may make no progress.
-    pub timeout: Duration,
+    /// What is asked of TLS.
+    pub tls: NextHopTls,
+    /// How long each step may take.
+    pub deadlines: Deadlines,
     /// How long an unused connection is kept.
-    pub idle: Duration,
-    /// How many unused connections are kept.
-    pub max_idle: usize,
+    pub max_idle: Duration,
+    /// How long a connection is used at all, so that a server that comes back gets its share again.
+    pub max_age: Duration,
+    /// How many unused connections are kept for each host.
+    pub keep: usize,
+    /// How often each host is asked anew what it offers, and whether it is there.
+    pub refresh: Duration,
+}
+
+/// How long each step with the next hop may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// Looking up a name; a TCP connection to one address; the TLS handshake.
+    pub connect: Duration,
+    /// The greeting, and the answers to EHLO and STARTTLS.
+    pub greeting: Duration,
+    /// The answer to MAIL, RCPT, DATA, RSET.
+    pub command: Duration,
+    /// Writing a block of the body.
+    pub block: Duration,
+    /// The answer to the final dot.
+    pub dot: Duration,
 }
 
 /// Why the next hop gave no reply that could be passed on.
 #[derive(Debug, Error)]
 pub enum NextHopError {
     /// No address accepted a connection.
-    #[error("cannot connect to {address}: {reason}")]
+    #[error("cannot connect to {host}: {reason}")]
     Connect {
-        /// The configured next hop.
-        address: String,
+        /// The configured host.
+        host: HostPort,
         /// The last address's answer.
+        reason: String,
+    },
+    /// TLS is required, and could not be had.
+    #[error("no TLS with {host}: {reason}")]
+    Tls {
+        /// The configured host.
+        host: HostPort,
+        /// What went wrong.
         reason: String,
     },
     /// It greeted with a refusal.
     #[error("refused the session: {0}")]
     Refused(Reply),
+    /// It broke off a message that was under way, and said this.
+    #[error("broke off the message: {0}")]
+    BrokeOff(Reply),
     /// It said something that is no SMTP, or not what was due.
     #[error("broke the protocol: {0}")]
     Protocol(#[from] ClientError),
@@ -51,8 +91,13 @@ pub enum NextHopError {
     #[error("closed the connection")]
     Closed,
     /// It did not answer in time.
-    #[error("did not answer within {0:?}")]
-    Timeout(Duration),
+    #[error("{step}: not done within {limit:?}")]
+    Timeout {
+        /// Which step.
+        step: &'static str,
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// The connection broke.
     #[error("connection lost: {0}")]
     Io(#[from] std::io::Error),

@@ -37,7 +37,7 @@ pub(crate) async fn write_all(
             }
         }
     }
-    Ok(())
+    stream.flush().await
 }
 
 #[cfg(test)]

@@ -8,10 +8,12 @@ use tdc_queue::EntryKey;
 use tdc_smtp::{BodyEnd, BodyFault, Reply};
 use tracing::Instrument as _;
 
-use super::Transaction;
 use super::journal::Journal;
-use super::replies::{lost, pass, unavailable};
+use super::replies::{pass, unavailable};
+use super::{Transaction, put_back};
 use crate::config::MAX_HOPS;
+use crate::nexthop::NextHopError;
+use crate::nexthop::connection::Connection;
 
 impl Transaction {
     pub(super) async fn end(&mut self, end: BodyEnd) -> (Reply, &'static str) {
@@ -32,24 +34,34 @@ impl Transaction {
                 return self.abort(reply, outcome, None).await;
             }
         };
-        let Some(mut hop) = self.hop.take() else {
-            return self.abort(lost(), "next_hop_lost", Some(keys)).await;
+        tdc_failpoint::hit("ingress.prepared");
+        let relayed = match &mut self.hop {
+            Some(hop) => {
+                let span = tracing::info_span!("relay", otel.kind = "client", code = tracing::field::Empty);
+                let relayed = hop.finish().instrument(span.clone()).await;
+                if let Ok(reply) = &relayed {
+                    span.record("code", reply.code());
+                }
+                relayed
+            }
+            None => Err(NextHopError::Closed),
         };
-        let span = tracing::info_span!("relay", otel.kind = "client", code = tracing::field::Empty);
-        let relayed = hop.finish().instrument(span.clone()).await;
         let reply = match relayed {
-            Ok(reply) => reply,
+            Ok(reply) => pass(&mut self.hop, reply, 2),
             Err(error) => {
-                let reply = unavailable(&self.shared, &error);
+                self.hop = None;
+                let reply = unavailable(&self.shared, error);
                 return self.abort(reply, "next_hop_lost", Some(keys)).await;
             }
         };
-        span.record("code", reply.code());
-        self.shared.pool.put_unless_closing(hop, &reply);
+        let needs_reset = self.hop.as_ref().is_some_and(Connection::needs_reset);
+        put_back(&self.shared, self.hop.take(), &reply, needs_reset);
         if !reply.is_positive() {
-            return self.abort(pass(reply, 2), "refused", Some(keys)).await;
+            return self.abort(reply, "refused", Some(keys)).await;
         }
+        tdc_failpoint::hit("ingress.accepted");
         self.commit(&keys).await;
+        tdc_failpoint::hit("ingress.committed");
         self.log(&MailEvent::Relayed {
             mid: self.mid,
             reply: reply.to_string(),
@@ -78,7 +90,7 @@ impl Transaction {
             return Some((Reply::new(554, "5.4.6 Error: too many hops"), "too_many_hops"));
         }
         if let Some(error) = body.broken.take() {
-            return Some((unavailable(&self.shared, &error), "next_hop_lost"));
+            return Some((unavailable(&self.shared, error), "next_hop_lost"));
         }
         None
     }
@@ -96,7 +108,9 @@ impl Transaction {
         let keys = keys
             .or_else(|| self.body.as_ref().map(|body| body.copies.keys()))
             .unwrap_or_default();
+        tdc_failpoint::hit("ingress.aborting");
         self.forget(&keys).await;
+        tdc_failpoint::hit("ingress.aborted");
         (reply, outcome)
     }
 }

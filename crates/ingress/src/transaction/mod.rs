@@ -21,6 +21,7 @@ mod log;
 mod opening;
 mod replies;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ use tdc_smtp::{BodyEnd, MailFrom, RcptTo, Reply};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use self::opening::open;
+use self::opening::{Opened, open, send_ahead};
 use self::replies::{lost, pass, unavailable};
 use crate::copies::Copies;
 use crate::evaluate::Evaluated;
@@ -58,6 +59,8 @@ pub(crate) struct Transaction {
     mail: MailFrom,
     envelope: Envelope,
     hop: Option<Connection>,
+    /// Recipients that the next hop has already heard of; their answers are still to be read.
+    ahead: VecDeque<RcptTo>,
     body: Option<BodyState>,
     span: tracing::Span,
 }
@@ -73,17 +76,26 @@ struct BodyState {
 }
 
 impl Transaction {
-    /// Passes MAIL on. The reply of the next hop, and the transaction when it said yes.
-    pub(crate) async fn begin(shared: &Arc<Shared>, client: Client, mail: MailFrom) -> (Reply, Option<Self>) {
-        let (hop, reply) = match open(shared, &client, &mail).await {
-            Ok(opened) => opened,
-            Err(error) => return (unavailable(shared, &error), None),
-        };
-        if !reply.is_positive() {
-            shared.pool.put_unless_closing(hop, &reply);
-            return (pass(reply, 2), None);
-        }
+    /// Passes MAIL on. The reply of the next hop, and the transaction when it said yes. `ahead` are the recipients
+    /// that the client has named behind MAIL already: each must come to [`Self::rcpt`], in their order.
+    pub(crate) async fn begin(
+        shared: &Arc<Shared>,
+        client: Client,
+        mail: MailFrom,
+        ahead: &[RcptTo],
+    ) -> (Reply, Option<Self>) {
         let mid = shared.deps.ids.next(Series::Mid);
+        let Opened { hop, reply, ahead } = match open(shared, &client, mid, &mail, ahead).await {
+            Ok(opened) => opened,
+            Err(error) => return (unavailable(shared, error), None),
+        };
+        let mut hop = Some(hop);
+        let reply = pass(&mut hop, reply, 2);
+        if !reply.is_positive() {
+            put_back(shared, hop, &reply, !ahead.is_empty());
+            return (reply, None);
+        }
+        tdc_failpoint::hit("ingress.mail");
         let span = tracing::info_span!(
             "smtp.transaction",
             otel.kind = "server",
@@ -99,32 +111,37 @@ impl Transaction {
             icid: client.icid,
             sender: mail.address.clone(),
         });
-        let shared = shared.clone();
         let transaction = Self {
-            shared,
+            shared: shared.clone(),
             client,
             mid,
             mail,
             envelope,
-            hop: Some(hop),
+            hop,
+            ahead,
             body: None,
             span,
         };
         (reply, Some(transaction))
     }
 
-    /// Passes RCPT on.
-    pub(crate) async fn rcpt(&mut self, rcpt: RcptTo) -> Reply {
-        let Some(hop) = &mut self.hop else { return lost() };
-        let reply = match hop.rcpt(&rcpt.address, &rcpt.params).await {
-            Ok(reply) => pass(reply, 2),
+    /// True when [`Self::rcpt`] would like to know which recipients follow.
+    pub(crate) fn wants_ahead(&self) -> bool {
+        self.ahead.is_empty()
+    }
+
+    /// Passes RCPT on; `ahead` as in [`Self::begin`].
+    pub(crate) async fn rcpt(&mut self, rcpt: RcptTo, ahead: &[RcptTo]) -> Reply {
+        let reply = match self.pass_rcpt(&rcpt, ahead).await {
+            Ok(reply) => pass(&mut self.hop, reply, 2),
             Err(error) => {
                 self.hop = None;
-                return unavailable(&self.shared, &error);
+                return unavailable(&self.shared, error);
             }
         };
         let (mid, icid, recipient) = (self.mid, self.client.icid, rcpt.address);
         if reply.is_positive() {
+            tdc_failpoint::hit("ingress.rcpt");
             let rid = self.envelope.recipients.len();
             self.envelope.recipients.push(Mailbox::new(recipient.as_str()));
             self.log(&MailEvent::Recipient {
@@ -144,31 +161,64 @@ impl Transaction {
         reply
     }
 
-    /// Passes DATA on; asks for the decision while the body arrives.
-    pub(crate) async fn data(&mut self) -> Reply {
-        let Some(hop) = &mut self.hop else { return lost() };
-        let reply = match hop.data().await {
-            Ok(reply) => pass(reply, 3),
-            Err(error) => {
-                self.hop = None;
-                return unavailable(&self.shared, &error);
+    async fn pass_rcpt(&mut self, rcpt: &RcptTo, ahead: &[RcptTo]) -> Result<Reply, NextHopError> {
+        let hop = self.hop.as_mut().ok_or(NextHopError::Closed)?;
+        match self.ahead.pop_front() {
+            Some(sent) if sent == *rcpt => {}
+            // The next hop would count a recipient that the client does not.
+            Some(_) => return Err(NextHopError::Closed),
+            None => {
+                let offered = hop.extensions().clone();
+                if !offered.dsn && !rcpt.params.is_empty() {
+                    return Ok(Reply::new(
+                        451,
+                        "4.3.0 Error: the mail server changed, try again later",
+                    ));
+                }
+                hop.rcpt(&rcpt.address, &rcpt.params)?;
+                self.ahead = send_ahead(hop, ahead, &offered)?;
             }
-        };
-        if reply.is_intermediate() {
-            let evaluation = self.shared.deps.evaluation.clone();
-            let envelope = self.envelope.clone();
-            let question = async move { evaluation.evaluate(envelope).await };
-            self.body = Some(BodyState {
-                scanner: HeaderScanner::default(),
-                headers: None,
-                evaluation: Some(tokio::spawn(question.instrument(self.span.clone()))),
-                evaluated: None,
-                copies: Copies::new(self.shared.deps.queue.clone()),
-                broken: None,
-            });
-            return Reply::new(354, "End data with <CR><LF>.<CR><LF>");
         }
-        reply
+        Ok(hop.reply().await?.1)
+    }
+
+    /// Passes DATA on, or in chunks what comes in chunks where the next hop takes that; asks for the decision while
+    /// the body arrives.
+    pub(crate) async fn data(&mut self, chunked: bool) -> Reply {
+        if !self.ahead.is_empty() {
+            self.hop = None;
+        }
+        let Some(hop) = &mut self.hop else { return lost() };
+        if chunked && hop.extensions().chunking {
+            hop.chunks();
+        } else {
+            hop.data();
+            match hop.reply().await {
+                Ok((_, reply)) => {
+                    let reply = pass(&mut self.hop, reply, 3);
+                    if !reply.is_intermediate() {
+                        return reply;
+                    }
+                }
+                Err(error) => {
+                    self.hop = None;
+                    return unavailable(&self.shared, error);
+                }
+            }
+        }
+        tdc_failpoint::hit("ingress.data");
+        let evaluation = self.shared.deps.evaluation.clone();
+        let envelope = self.envelope.clone();
+        let question = async move { evaluation.evaluate(envelope).await };
+        self.body = Some(BodyState {
+            scanner: HeaderScanner::default(),
+            headers: None,
+            evaluation: Some(tokio::spawn(question.instrument(self.span.clone()))),
+            evaluated: None,
+            copies: Copies::new(self.shared.deps.queue.clone()),
+            broken: None,
+        });
+        Reply::new(354, "End data with <CR><LF>.<CR><LF>")
     }
 
     /// Passes a piece of the body on.
@@ -184,6 +234,7 @@ impl Transaction {
             Some(hop) => hop.body(piece).await,
             None => Err(NextHopError::Closed),
         };
+        tdc_failpoint::hit("ingress.body");
         if let Err(error) = sent {
             body.broken = Some(error);
             return;
@@ -223,13 +274,30 @@ impl Transaction {
             .map(|body| body.copies.forget())
             .unwrap_or_default();
         self.forget(&keys).await;
-        let in_body = self.body.is_some();
-        if let Some(mut hop) = self.hop.take()
-            && !in_body
-            && let Ok(reply) = hop.reset().await
-            && reply.is_positive()
+        if self.body.is_none()
+            && let Some(hop) = self.hop.take()
         {
-            self.shared.pool.put(hop);
+            reset(&self.shared, hop);
         }
+    }
+}
+
+/// Ends a transaction at the next hop without a message, and puts the connection back; the client need not wait.
+fn reset(shared: &Arc<Shared>, mut hop: Connection) {
+    let pool = shared.pool.clone();
+    tokio::spawn(async move {
+        if hop.reset().await {
+            pool.put(hop);
+        }
+    });
+}
+
+/// Puts a connection back after the reply that ended its transaction.
+fn put_back(shared: &Arc<Shared>, hop: Option<Connection>, reply: &Reply, needs_reset: bool) {
+    match hop {
+        Some(hop) if reply.code() == 421 => drop(hop),
+        Some(hop) if needs_reset => reset(shared, hop),
+        Some(hop) => shared.pool.put(hop),
+        None => {}
     }
 }

@@ -1,69 +1,238 @@
 //! A connection on which the next hop has answered MAIL.
+//!
+//! What always holds: a connection that broke while it was idle, and a host that breaks before it has answered MAIL,
+//! cost the client nothing as long as another connection or host is there. XFORWARD, MAIL and the recipients that the
+//! client has already named leave in one write where the next hop takes pipelined commands.
 
-use tdc_smtp::{MailFrom, Reply};
+use std::collections::VecDeque;
+
+use tdc_smtp::{ClientError, Extensions, MailFrom, RcptTo, Reply, Verb};
 
 use super::Client;
 use crate::listener::Shared;
 use crate::nexthop::NextHopError;
 use crate::nexthop::connection::Connection;
 
-/// A connection on which the next hop has answered MAIL.
+/// Octets of one XFORWARD value as xtext: all of a command stay below 1,024 (Postfix takes 2,048).
+const MAX_XFORWARD: usize = 255;
+
+/// What came of MAIL.
+pub(super) struct Opened {
+    pub(super) hop: Connection,
+    /// The next hop's answer to MAIL.
+    pub(super) reply: Reply,
+    /// Recipients that were sent along, without their answers.
+    pub(super) ahead: VecDeque<RcptTo>,
+}
+
+/// Passes MAIL on, and the recipients that are known to follow.
 pub(super) async fn open(
     shared: &Shared,
     client: &Client,
+    mid: u64,
     mail: &MailFrom,
-) -> Result<(Connection, Reply), NextHopError> {
-    let hop = shared.pool.get().await?;
-    let reused = hop.reused;
-    match greet(hop, client, mail).await {
-        // The server has closed an idle connection just now: that is not the message's affair.
-        Err(error) if reused => {
+    ahead: &[RcptTo],
+) -> Result<Opened, NextHopError> {
+    let pool = &shared.pool;
+    let mut hop = pool.get().await?;
+    let mut others = pool.hosts().saturating_sub(1);
+    loop {
+        let (reused, error) = (hop.reused, greet(&mut hop, client, mid, mail, ahead).await);
+        let error = match error {
+            Ok((reply, ahead)) if reply.code() != 421 || (!reused && others == 0) => {
+                return Ok(Opened { hop, reply, ahead });
+            }
+            Ok((reply, _)) => NextHopError::Refused(reply),
+            Err(error @ NextHopError::Protocol(ClientError::Injection)) => return Err(error),
+            Err(error) => error,
+        };
+        if reused {
+            // The server has closed an idle connection just now: that is not the message's affair.
             tracing::debug!(%error, "An idle connection to the next hop is gone; opening another.");
-            greet(shared.pool.dial().await?, client, mail).await
+        } else {
+            pool.failed(&hop, &error);
+            if others == 0 {
+                return Err(error);
+            }
+            others -= 1;
         }
-        Ok((_, reply)) if reused && reply.code() == 421 => {
-            greet(shared.pool.dial().await?, client, mail).await
-        }
-        other => other,
+        hop = pool.dial().await?;
     }
 }
 
 async fn greet(
-    mut hop: Connection,
+    hop: &mut Connection,
     client: &Client,
+    mid: u64,
     mail: &MailFrom,
-) -> Result<(Connection, Reply), NextHopError> {
-    let offered = hop.extensions();
-    let (address, port) = (address_literal(client), client.peer.port().to_string());
-    let all = [
-        ("NAME", "[UNAVAILABLE]"),
-        ("ADDR", address.as_str()),
-        ("PORT", port.as_str()),
-        ("PROTO", if client.esmtp { "ESMTP" } else { "SMTP" }),
-        ("HELO", client.helo.as_str()),
-        ("SOURCE", "REMOTE"),
-    ];
-    let attributes: Vec<(&str, &str)> = all
-        .into_iter()
-        .filter(|(name, _)| offered.xforward.iter().any(|taken| taken == name))
-        .collect();
+    ahead: &[RcptTo],
+) -> Result<(Reply, VecDeque<RcptTo>), NextHopError> {
+    let offered = hop.extensions().clone();
+    if let Some(extension) = missing(mail, &offered) {
+        tracing::warn!(
+            extension,
+            "The next hop no longer offers what the client was offered; the client has to try again."
+        );
+        let reply = Reply::new(451, "4.3.0 Error: the mail server changed, try again later");
+        return Ok((reply, VecDeque::new()));
+    }
+    for command in xforward(client, mid, &offered) {
+        let attributes: Vec<(&str, &str)> = command
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        hop.xforward(&attributes);
+        if !offered.pipelining {
+            hop.reply().await?;
+        }
+    }
     let takes = |param: &String| {
         let name = param.split('=').next().unwrap_or(param);
         (!name.eq_ignore_ascii_case("SIZE") || offered.size.is_some())
             && (!name.eq_ignore_ascii_case("BODY") || offered.eight_bit_mime)
     };
     let params: Vec<String> = mail.params.iter().filter(|param| takes(param)).cloned().collect();
-    if !attributes.is_empty() {
-        // A refusal costs the next hop's log the client's name, and the message nothing.
-        hop.xforward(&attributes).await?;
+    hop.mail(&mail.address, &params)?;
+    let ahead = send_ahead(hop, ahead, &offered)?;
+    loop {
+        // A refused XFORWARD costs the next hop's log the client's name, and the message nothing.
+        let (to, reply) = hop.reply().await?;
+        if to == Verb::Mail {
+            return Ok((reply, ahead));
+        }
     }
-    let reply = hop.mail(&mail.address, &params).await?;
-    Ok((hop, reply))
+}
+
+/// Queues the recipients that the client has named already, as far as the next hop takes them so.
+pub(super) fn send_ahead(
+    hop: &mut Connection,
+    ahead: &[RcptTo],
+    offered: &Extensions,
+) -> Result<VecDeque<RcptTo>, NextHopError> {
+    let mut sent = VecDeque::new();
+    if !offered.pipelining {
+        return Ok(sent);
+    }
+    for rcpt in ahead {
+        if !offered.dsn && !rcpt.params.is_empty() {
+            break;
+        }
+        hop.rcpt(&rcpt.address, &rcpt.params)?;
+        sent.push_back(rcpt.clone());
+    }
+    Ok(sent)
+}
+
+/// An extension that the message needs and the next hop does not offer (any more).
+fn missing(mail: &MailFrom, offered: &Extensions) -> Option<&'static str> {
+    let uses = |names: &[&str]| {
+        mail.params.iter().any(|param| {
+            let name = param.split('=').next().unwrap_or(param);
+            names.iter().any(|known| name.eq_ignore_ascii_case(known))
+        })
+    };
+    if mail.smtputf8 && !offered.smtputf8 {
+        return Some("SMTPUTF8");
+    }
+    (!offered.dsn && uses(&["RET", "ENVID"])).then_some("DSN")
+}
+
+/// The commands that say who the client is, in the two groups in which Postfix sends them.
+fn xforward(client: &Client, mid: u64, offered: &Extensions) -> Vec<Vec<(&'static str, String)>> {
+    let groups = [
+        vec![
+            ("NAME", "[UNAVAILABLE]".to_owned()),
+            ("ADDR", address_literal(client)),
+            ("PORT", client.peer.port().to_string()),
+        ],
+        vec![
+            ("PROTO", if client.esmtp { "ESMTP" } else { "SMTP" }.to_owned()),
+            ("HELO", client.helo.clone()),
+            ("IDENT", mid.to_string()),
+            ("SOURCE", "REMOTE".to_owned()),
+        ],
+    ];
+    groups
+        .into_iter()
+        .map(|group| {
+            group
+                .into_iter()
+                .filter(|(name, _)| offered.xforward.iter().any(|taken| taken == name))
+                .map(|(name, value)| (name, bounded(&value)))
+                .collect::<Vec<_>>()
+        })
+        .filter(|group| !group.is_empty())
+        .collect()
+}
+
+/// As much of a value as stays within [`MAX_XFORWARD`] once it is written as xtext.
+fn bounded(value: &str) -> String {
+    let mut room = MAX_XFORWARD;
+    value
+        .chars()
+        .take_while(|c| {
+            let plain = c.is_ascii_graphic() && !matches!(c, '+' | '=');
+            let cost = if plain { 1 } else { 3 * c.len_utf8() };
+            room.checked_sub(cost).inspect(|left| room = *left).is_some()
+        })
+        .collect()
 }
 
 fn address_literal(client: &Client) -> String {
     match client.peer.ip().to_canonical() {
         std::net::IpAddr::V4(ip) => ip.to_string(),
         std::net::IpAddr::V6(ip) => format!("IPV6:{ip}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_bounded_and_only_those_that_are_taken() {
+        let client = Client {
+            icid: 1,
+            peer: "[2001:db8::1]:4711".parse().unwrap(),
+            helo: "ü".repeat(100),
+            esmtp: true,
+        };
+        let offer = |names: &[&str]| Extensions {
+            xforward: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Extensions::default()
+        };
+        let all = [
+            "NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE", "OTHER",
+        ];
+        let text = |groups: Vec<Vec<(&str, String)>>| {
+            let words = groups.iter().map(|group| {
+                let words: Vec<String> = group
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect();
+                words.join(" ")
+            });
+            words.collect::<Vec<_>>().join("|")
+        };
+        let helo = "ü".repeat(42);
+        let cases = [
+            (
+                &all[..],
+                format!(
+                    "NAME=[UNAVAILABLE] ADDR=IPV6:2001:db8::1 PORT=4711|PROTO=ESMTP HELO={helo} IDENT=7 SOURCE=REMOTE"
+                ),
+                "all; a name of 42 times 6 octets",
+            ),
+            (&["HELO"], format!("HELO={helo}"), "one group"),
+            (
+                &["ADDR", "SOURCE"],
+                "ADDR=IPV6:2001:db8::1|SOURCE=REMOTE".to_owned(),
+                "two",
+            ),
+            (&[], String::new(), "none"),
+        ];
+        for (names, expected, why) in cases {
+            assert_eq!(text(xforward(&client, 7, &offer(names))), expected, "{why}");
+        }
     }
 }

@@ -1,15 +1,18 @@
-//! What the client hears when the next hop gave no reply that could be passed on.
+//! What the client hears of the next hop's replies, and when there is none.
 
 use tdc_smtp::Reply;
 
 use crate::listener::Shared;
 use crate::nexthop::NextHopError;
+use crate::nexthop::connection::Connection;
 
-/// The next hop's reply as it is; one that is no answer to the command is replaced (as Postfix's proxy does).
-pub(super) fn pass(reply: Reply, expected: u16) -> Reply {
+/// The next hop's reply as it is. One that is no answer to the command is replaced (as Postfix's proxy does), and its
+/// connection given up: it is out of step.
+pub(super) fn pass(hop: &mut Option<Connection>, reply: Reply, expected: u16) -> Reply {
     if matches!(reply.code() / 100, 4 | 5) || reply.code() / 100 == expected {
         return reply;
     }
+    *hop = None;
     tracing::error!(
         code = reply.code(),
         "The next hop gave a reply that makes no sense here."
@@ -17,11 +20,15 @@ pub(super) fn pass(reply: Reply, expected: u16) -> Reply {
     Reply::new(451, "4.3.0 Error: the mail server gave an unexpected reply")
 }
 
-/// A generic reply: a stranger need not know what is wrong inside.
-pub(super) fn unavailable(shared: &Shared, error: &NextHopError) -> Reply {
+/// A generic reply: a stranger need not know what is wrong inside. What the next hop itself said about the message is
+/// passed on.
+pub(super) fn unavailable(shared: &Shared, error: NextHopError) -> Reply {
     shared.deps.metrics.next_hop_failed();
     tracing::warn!(%error, "The next hop failed.");
-    lost()
+    match error {
+        NextHopError::BrokeOff(reply) => reply,
+        _ => lost(),
+    }
 }
 
 pub(super) fn lost() -> Reply {

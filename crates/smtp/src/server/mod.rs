@@ -9,6 +9,7 @@
 //! 4.1.4; after STARTTLS nothing that was said before counts, and octets that were already waiting behind it end the
 //! session (RFC 3207 section 6).
 
+mod ahead;
 mod body;
 mod commands;
 #[cfg(test)]
