@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Worker(Box<WorkerArgs>),
     /// A mailbox server or an intake for tests, demonstrations and staging
     Simulate(SimulateArgs),
+    /// Sends one mail, to see whether a server takes it
+    Send(crate::send::SendArgs),
     /// Runs the main job here, with sample mail and simulators, and checks every byte
     Demo(DemoArgs),
     /// Prints the custom resource definitions as YAML

@@ -3,12 +3,14 @@
 //! Exit codes: 0 done, 1 failed (the reason is on standard error), 2 wrong usage.
 
 mod args;
+mod client;
 mod demo;
 mod error;
 mod next_hop;
 mod policy;
 mod process;
 mod roles;
+mod send;
 mod simulate;
 
 use std::process::ExitCode;
@@ -55,6 +57,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Policy(args) => Box::pin(policy::run(*args)).await,
         Command::Worker(args) => Box::pin(roles::worker::run(*args)).await,
         Command::Simulate(args) => Box::pin(simulate::run(args)).await,
+        Command::Send(args) => Box::pin(send::run(args)).await,
         Command::Demo(args) => Box::pin(demo::run(args)).await,
         Command::Crds => {
             say(tdc_api::crds_yaml());

@@ -11,5 +11,6 @@ mod mail;
 mod mutual_tls;
 mod outage;
 mod policies;
+mod send;
 mod stage;
 mod tracing;

@@ -2,15 +2,16 @@
 //!
 //! The expectations stand in `messages` and not in the evaluator, so that the demonstration can fail.
 
-mod client;
 mod messages;
 mod stage;
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tdc_simulate::Store;
 
 use crate::args::DemoArgs;
+use crate::client::{self, Mail};
 use crate::error::CliError;
 use crate::say;
 use messages::{Sample, samples};
@@ -61,7 +62,16 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), CliError> {
 async fn show(stage: &Stage, sample: &Sample) -> Result<Row, CliError> {
     let (mailbox_before, intake_before) = (stage.mailbox_count()?, stage.intake_count()?);
     let begun = Instant::now();
-    client::send(stage.ingress, sample).await?;
+    let mail = Mail {
+        helo: "sender.partner.example",
+        from: sample.from,
+        to: sample.to,
+        eight_bit: sample.eight_bit,
+        bytes: Bytes::copy_from_slice(&sample.bytes),
+    };
+    client::send(&stage.ingress.into(), mail)
+        .await
+        .map_err(|error| CliError::new(sample.name, error))?;
     let accepted = begun.elapsed();
     let expected = sample.copies.len();
     while expected > 0 && stage.intake_count()? < intake_before + expected && begun.elapsed() < PATIENCE {
