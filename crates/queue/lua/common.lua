@@ -60,6 +60,7 @@ local function finish(sid, id, field, class, detail)
   redis.call('ZREM', RETRY, sid .. ':' .. id)
   redis.call('ZREM', EXPIRY, sid .. ':' .. id)
   redis.call('HINCRBY', COUNTERS, field, 1)
+  if field == 'hard_bounced' then redis.call('HINCRBY', COUNTERS, 'hard:' .. class, 1) end
   local body = BODY .. id
   if field == 'delivered' then
     redis.call('UNLINK', body)

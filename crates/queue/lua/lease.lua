@@ -4,7 +4,7 @@
 --      guess of the service time in µs
 -- Returns {granted, target, total, waiting}
 -- Keeps true: src/lease.rs says what, and is the same decision. The hash holds h:<consumer> = "count open wanted until"
--- for each worker, window (absent: infinite), service, down (since when), error, error_at.
+-- for each worker, window (absent: infinite), service, down (since when), error, error_at, active (when).
 
 local consumer, least, most = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local open, wanted, delivered, refused = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -54,6 +54,7 @@ if ARGV[11] == '1' then
 elseif ARGV[11] == '0' then
   redis.call('HSETNX', LEASE, 'down', NOW)
 end
+if delivered > 0 or refused > 0 or ARGV[11] ~= '' then redis.call('HSET', LEASE, 'active', NOW) end
 if ARGV[12] ~= '' then redis.call('HSET', LEASE, 'error', ARGV[12], 'error_at', NOW) end
 
 -- What the cluster should have.

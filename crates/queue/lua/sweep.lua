@@ -1,5 +1,6 @@
 -- sweep: one bounded round of housekeeping.
--- ARGV 3 takeover ms, 4 scan interval ms, 5 how many of each kind at most, 6 ms after which an idle consumer is forgotten
+-- ARGV 3 takeover ms, 4 scan interval ms, 5 how many of each kind at most, 6 ms after which an idle consumer is forgotten,
+--      7 ms that a dead letter stays whose body is not retained
 -- Returns {promoted, committed in doubt, the rows of `expire`}
 -- Keeps true: an entry in a live worker's hands is left to it until its lifetime and the grace are over; a consumer is
 -- forgotten only while it holds nothing (forgetting one that does would lose its entries).
@@ -51,5 +52,22 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', PREPARED, '-inf', NOW, 'LIMIT', 
     redis.call('HINCRBY', COUNTERS, 'in_doubt', 1)
     expired[#expired + 1] = expire('0-0', id)
   end
+end
+
+-- Dead letters whose time is over. Each has its own, so a cursor goes round: some in every round.
+local cursor = redis.call('HGET', COUNTERS, 'dead_cursor')
+local letters = redis.call('XRANGE', DEAD, cursor and '(' .. cursor or '-', '+', 'COUNT', 64)
+for _, letter in ipairs(letters) do
+  local fields, keep = letter[2], 0
+  for i = 1, #fields, 2 do
+    if fields[i] == 'retain' then keep = tonumber(fields[i + 1]) end
+  end
+  if keep == 0 then keep = tonumber(ARGV[7]) end
+  if tonumber(string.match(letter[1], '^%d+')) + keep <= NOW then redis.call('XDEL', DEAD, letter[1]) end
+end
+if #letters == 64 then
+  redis.call('HSET', COUNTERS, 'dead_cursor', letters[64][1])
+elseif cursor then
+  redis.call('HDEL', COUNTERS, 'dead_cursor')
 end
 return { promoted, in_doubt, expired }

@@ -13,6 +13,8 @@ pub const MAX_CHUNK: usize = 1024 * 1024;
 pub const ABANDONED_AFTER: Duration = Duration::from_secs(15);
 /// The most that is kept of a reply or an error text, in bytes.
 pub const MAX_DETAIL: usize = 512;
+/// A dead letter without a retention of its own stays for this long.
+pub const DEAD_FOR: Duration = Duration::from_secs(24 * 3600);
 /// How often a consumer says that it still works on its entries.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 
@@ -265,6 +267,51 @@ pub struct Stats {
     pub soft_bounced: u64,
     /// Entries forgotten before commit.
     pub aborted: u64,
+    /// Of `hard_bounced`, how many of each kind.
+    pub hard: HardBounces,
+    /// Of `committed`, dead letters that were put back.
+    pub replayed: u64,
+    /// Dead letters removed by an operator.
+    pub purged: u64,
+}
+
+/// Hard bounces by the class of their [`End::HardBounced`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardBounces {
+    /// `5xx`: the intake refused for good.
+    pub reply: u64,
+    /// `dns`: there is no such host.
+    pub dns: u64,
+    /// `tls`.
+    pub tls: u64,
+    /// `network`: the last attempt failed below SMTP.
+    pub network: u64,
+    /// Any other.
+    pub other: u64,
+}
+
+impl HardBounces {
+    /// The count of a class.
+    pub(crate) fn of(&mut self, class: &str) -> &mut u64 {
+        match class {
+            "5xx" => &mut self.reply,
+            "dns" => &mut self.dns,
+            "tls" => &mut self.tls,
+            "network" => &mut self.network,
+            _ => &mut self.other,
+        }
+    }
+}
+
+/// What became of a dead letter that should be put back into the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// It is in the queue again.
+    Done,
+    /// Its body was not retained, or not so long; it stays as it is.
+    NoBody,
+    /// There is no such dead letter (any more): it was replayed and has ended, was purged, or its time is over.
+    Gone,
 }
 
 /// What stays of an entry that ended undelivered.
@@ -272,6 +319,9 @@ pub struct Stats {
 pub struct DeadLetter {
     /// The entry.
     pub key: EntryKey,
+    /// Its place among the dead letters of its intake, the implementation's own. An entry that was replayed and ended
+    /// again is another dead letter, at another place.
+    pub place: Arc<str>,
     /// How it ended: `hard_bounced`, `possible_delivery` or `expired`.
     pub end: String,
     /// Which kind of hard bounce; empty for other ends.

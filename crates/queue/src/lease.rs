@@ -91,6 +91,8 @@ pub struct LeaseStatus {
     pub down_since_ms: Option<u64>,
     /// The newest failure and when it was told, Unix milliseconds by the queue's clock.
     pub last_error: Option<(String, u64)>,
+    /// When a worker last told of a delivery or of an attempt to connect, Unix milliseconds by the queue's clock.
+    pub last_activity_ms: Option<u64>,
 }
 
 /// One worker's part.
@@ -115,6 +117,7 @@ pub(crate) struct Book {
     service: f64,
     down_since: Option<u64>,
     last_error: Option<(String, u64)>,
+    last_activity: Option<u64>,
 }
 
 impl Default for Book {
@@ -125,6 +128,7 @@ impl Default for Book {
             service: micros(FIRST_GUESS),
             down_since: None,
             last_error: None,
+            last_activity: None,
         }
     }
 }
@@ -180,6 +184,7 @@ impl Book {
             service: Duration::from_micros(self.service as u64),
             down_since_ms: self.down_since,
             last_error: self.last_error.clone(),
+            last_activity_ms: self.last_activity,
         }
     }
 
@@ -218,6 +223,9 @@ impl Book {
         }
         if self.window >= f64::from(request.max) {
             self.window = f64::INFINITY;
+        }
+        if request.delivered > 0 || request.refused > 0 || request.reachable.is_some() {
+            self.last_activity = Some(now);
         }
         match request.reachable {
             Some(true) => self.down_since = None,

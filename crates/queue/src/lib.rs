@@ -25,7 +25,8 @@
 //! 5. A prepared entry that nobody commits or aborts is committed by `sweep` after its deadline, marked *in doubt*:
 //!    a copy too many can be recognised, a missing one cannot.
 //! 6. A delivered or aborted entry leaves nothing but counters. Of one that ended otherwise its metadata stays among the
-//!    dead letters (a bounded list), and its body only when [`NewEntry::retain`] asks for it, and only so long.
+//!    dead letters (a bounded list) for a time, and its body only when [`NewEntry::retain`] asks for it, and only so
+//!    long. A dead letter that is replayed is committed once more: it is among the dead or in the queue, never both.
 //! 7. Nothing outlives its lifetime (and retention) by more than the grace, whatever died: bodies carry a TTL. An entry
 //!    whose body is gone ends as expired and is counted; it never blocks others.
 //! 8. An entry keeps its place in the order of commits until it ends: given back, abandoned or due for a retry, it goes
@@ -140,11 +141,31 @@ pub trait JournalQueue: Send + Sync + 'static {
 }
 
 /// What became of entries that ended undelivered.
+///
+/// A dead letter stays for its retention, else for [`DEAD_FOR`], unless newer ones push it out (the list is bounded) or
+/// an operator replays or purges it. Whatever way it goes, its body goes with it.
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
-    /// The newest dead letters of an intake, newest first, at most `max`.
-    async fn dead_letters(&self, intake: &str, max: usize) -> Result<Vec<DeadLetter>, QueueError>;
+    /// The dead letters of an intake, newest first, at most `max`; with `before` (a [`DeadLetter::place`]) those that
+    /// are older.
+    async fn dead_letters(
+        &self,
+        intake: &str,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError>;
 
     /// The retained body of a dead letter; [`QueueError::Unknown`] when it was not retained or its time is over.
     async fn dead_body(&self, entry: &EntryKey) -> Result<Vec<Bytes>, QueueError>;
+
+    /// Puts dead letters back into the queue, each in one atomic step: out of the dead letters, ready, counted as a
+    /// commit and as replayed. The delivery id stays, so that an intake that has the copy recognises it; lifetime and
+    /// attempts start anew.
+    ///
+    /// Safe to repeat: one that is in the queue again by an earlier call is [`Replayed::Done`]. A death on the way leaves
+    /// some replayed and the others as they were.
+    async fn replay(&self, letters: &[DeadLetter]) -> Result<Vec<Replayed>, QueueError>;
+
+    /// Removes dead letters and their bodies; how many there were. Safe to repeat.
+    async fn purge(&self, letters: &[DeadLetter]) -> Result<u64, QueueError>;
 }

@@ -14,7 +14,9 @@ use std::time::Duration;
 use common::{HOUR, INTAKE, Kind, Limits, Store, Subject, entry};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use tdc_queue::{ClaimRef, End, EntryKey, Expired, NewEntry, QueueError, RetryReason, Stats, Sweep};
+use tdc_queue::{
+    ClaimRef, DeadLetter, End, EntryKey, Expired, NewEntry, QueueError, Replayed, RetryReason, Stats, Sweep,
+};
 
 const WORKERS: [&str; 3] = ["w0", "w1", "w2"];
 
@@ -58,6 +60,12 @@ enum Step {
         worker: usize,
     },
     Sweep,
+    Replay {
+        letters: Vec<usize>,
+    },
+    Purge {
+        letters: Vec<usize>,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -76,6 +84,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => number.clone().prop_map(|claim| Step::Heartbeat { claim }),
         1 => (0..WORKERS.len()).prop_map(|worker| Step::Crash { worker }),
         3 => Just(Step::Sweep),
+        2 => prop::collection::vec(number.clone(), 1..4).prop_map(|letters| Step::Replay { letters }),
+        1 => prop::collection::vec(number.clone(), 1..3).prop_map(|letters| Step::Purge { letters }),
     ]
 }
 
@@ -98,10 +108,15 @@ struct Entry {
     attempts: u32,
     in_doubt: bool,
     possible: bool,
+    /// The number of its dead letter, if it has one.
+    letter: Option<usize>,
+    ended_possible: bool,
 }
 
 #[derive(Default)]
 struct Model {
+    /// Dead letters ever: the entry of each.
+    letters: Vec<usize>,
     entries: Vec<Entry>,
     /// All claims ever: worker, entry.
     claims: Vec<(usize, usize)>,
@@ -130,7 +145,8 @@ impl Model {
             _ => return true,
         }
         self.commits += 1;
-        (it.state, it.place, it.in_doubt) = (State::Ready { fresh: true }, self.commits, in_doubt);
+        (it.state, it.place) = (State::Ready { fresh: true }, self.commits);
+        it.in_doubt |= in_doubt;
         self.counters.committed += 1;
         self.counters.in_doubt += u64::from(in_doubt);
         true
@@ -142,12 +158,49 @@ impl Model {
         it.state = State::Done {
             retained: !delivered && it.new.retain.is_some(),
         };
+        it.ended_possible = matches!(end, End::PossibleDelivery { .. });
+        if !delivered {
+            it.letter = Some(self.letters.len());
+            self.letters.push(entry);
+        }
         match end {
             End::Delivered => self.counters.delivered += 1,
-            End::HardBounced { .. } => self.counters.hard_bounced += 1,
+            End::HardBounced { .. } => {
+                self.counters.hard_bounced += 1;
+                self.counters.hard.tls += 1;
+            }
             End::PossibleDelivery { .. } => self.counters.possible_delivery += 1,
             End::Expired => self.counters.expired += 1,
         }
+    }
+
+    fn replay(&mut self, letter: usize) -> Replayed {
+        let entry = self.letters[letter];
+        let it = &mut self.entries[entry];
+        if it.letter != Some(letter) {
+            return match it.state {
+                State::Ready { .. } | State::InFlight { .. } | State::Waiting { .. } => Replayed::Done,
+                _ => Replayed::Gone,
+            };
+        }
+        if it.state != (State::Done { retained: true }) {
+            return Replayed::NoBody;
+        }
+        (it.state, it.letter, it.attempts) = (State::Prepared, None, 0);
+        it.possible |= it.ended_possible;
+        self.counters.replayed += 1;
+        self.commit(entry, false);
+        Replayed::Done
+    }
+
+    fn purge(&mut self, letter: usize) -> u64 {
+        let it = &mut self.entries[self.letters[letter]];
+        if it.letter != Some(letter) {
+            return 0;
+        }
+        (it.state, it.letter) = (State::Done { retained: false }, None);
+        self.counters.purged += 1;
+        1
     }
 
     fn reclaim(&mut self) {
@@ -236,6 +289,8 @@ struct Run<'a> {
     subject: &'a Subject,
     model: Model,
     tokens: Vec<ClaimRef>,
+    /// Dead letters ever seen, by their number in the model.
+    letters: BTreeMap<usize, DeadLetter>,
 }
 
 impl Run<'_> {
@@ -266,6 +321,8 @@ impl Run<'_> {
             attempts: 0,
             in_doubt: false,
             possible: false,
+            letter: None,
+            ended_possible: false,
         });
     }
 
@@ -278,7 +335,64 @@ impl Run<'_> {
             Step::Complete { .. } | Step::Retry { .. } | Step::Release { .. } | Step::Heartbeat { .. } => {
                 self.answer(step).await
             }
+            Step::Replay { letters } | Step::Purge { letters } => self.dead(step, letters).await,
         }
+    }
+
+    /// Reads the dead letters, which must be the model's, newest first; old ones are kept on purpose.
+    async fn read_letters(&mut self) -> Result<(), QueueError> {
+        let mut before: Option<Arc<str>> = None;
+        let mut found = Vec::new();
+        loop {
+            let page = self
+                .subject
+                .dead
+                .dead_letters(INTAKE, before.as_deref(), 3)
+                .await?;
+            let Some(last) = page.last() else { break };
+            before = Some(last.place.clone());
+            found.extend(page);
+        }
+        let mut expected: Vec<usize> = self.model.entries.iter().filter_map(|it| it.letter).collect();
+        expected.sort_unstable();
+        let ids = |numbers: &[usize]| -> Vec<_> {
+            let entries: Vec<usize> = numbers.iter().map(|&number| self.model.letters[number]).collect();
+            self.keys(&entries)
+        };
+        let mut keys: Vec<EntryKey> = found.iter().map(|letter| letter.key.clone()).collect();
+        let mut wanted = ids(&expected);
+        // Those of one sweep have no order among themselves.
+        keys.sort_by(|a, b| a.id.cmp(&b.id));
+        wanted.sort_by(|a, b| a.id.cmp(&b.id));
+        assert_eq!(keys, wanted, "the dead letters");
+        for letter in found {
+            let at = expected
+                .iter()
+                .copied()
+                .find(|&number| self.keys(&[self.model.letters[number]])[0] == letter.key)
+                .expect("one of them");
+            self.letters.insert(at, letter);
+        }
+        Ok(())
+    }
+
+    async fn dead(&mut self, step: &Step, picked: &[usize]) -> Result<(), QueueError> {
+        self.read_letters().await?;
+        if self.letters.is_empty() {
+            return Ok(());
+        }
+        let known: Vec<usize> = self.letters.keys().copied().collect();
+        let mut numbers: Vec<usize> = picked.iter().map(|&n| known[n % known.len()]).collect();
+        numbers.dedup();
+        let letters: Vec<DeadLetter> = numbers.iter().map(|n| self.letters[n].clone()).collect();
+        if let Step::Replay { .. } = step {
+            let expected: Vec<Replayed> = numbers.iter().map(|&n| self.model.replay(n)).collect();
+            assert_eq!(self.subject.dead.replay(&letters).await?, expected);
+        } else {
+            let expected: u64 = numbers.iter().map(|&n| self.model.purge(n)).sum();
+            assert_eq!(self.subject.dead.purge(&letters).await?, expected);
+        }
+        Ok(())
     }
 
     async fn arrive(&mut self, step: &Step) -> Result<(), QueueError> {
@@ -508,9 +622,10 @@ impl Run<'_> {
             "all that could be delivered was"
         );
 
-        let letters = self.subject.dead.dead_letters(INTAKE, 1000).await?.len() as u64;
+        self.read_letters().await?;
+        let letters = self.subject.dead.dead_letters(INTAKE, None, 1000).await?.len() as u64;
         assert_eq!(
-            letters,
+            letters + stats.replayed + stats.purged,
             stats.hard_bounced + stats.possible_delivery + stats.expired
         );
         for number in 0..self.model.entries.len() {
@@ -598,6 +713,7 @@ fn check(kind: Kind, cases: u32, steps: usize) {
                 subject,
                 model: Model::default(),
                 tokens: Vec::new(),
+                letters: BTreeMap::new(),
             };
             for step in &script {
                 run.step(step)

@@ -129,7 +129,7 @@ async fn entries_without_a_body_end_as_expired_and_block_nobody() {
         ..Stats::default()
     };
     assert_eq!(stats, expected);
-    let letters = subject.dead.dead_letters(INTAKE, 9).await.expect("lists");
+    let letters = subject.dead.dead_letters(INTAKE, None, 9).await.expect("lists");
     assert!(
         letters
             .iter()
@@ -193,7 +193,7 @@ async fn unreadable_metadata_ends_one_entry_and_no_other() {
         .await
         .expect("damages");
     assert_eq!(subject.claim_ids("w1", 9).await, [&*good.id]);
-    let letters = subject.dead.dead_letters(INTAKE, 9).await.expect("lists");
+    let letters = subject.dead.dead_letters(INTAKE, None, 9).await.expect("lists");
     assert_eq!(
         (&letters[0].key, &*letters[0].class),
         (&bad, "other"),

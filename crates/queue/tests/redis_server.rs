@@ -3,14 +3,15 @@
 mod common;
 
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::{HOUR, INTAKE, RedisServer, body, connect, entry, eventually};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tdc_queue::{
-    DeadLetters, End, EntryKey, JournalQueue, NewEntry, QueueError, RedisOptions, RedisQueue, RetryReason,
-    Stats,
+    DeadLetters, End, EntryKey, JournalQueue, NewEntry, QueueError, RedisOptions, RedisQueue, Replayed,
+    RetryReason, Stats,
 };
 use tokio::time::Instant;
 
@@ -189,6 +190,76 @@ async fn a_quick_restart_goes_unnoticed() {
     );
 }
 
+/// Killed in the middle of a replay of many: each is a dead letter or in the queue, and the rest can be replayed.
+#[tokio::test]
+async fn a_replay_cut_off_loses_and_doubles_nothing() {
+    const LETTERS: usize = 300;
+    let mut server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let queue = Arc::new(connect(&server, RedisOptions::default()).await);
+    for _ in 0..LETTERS {
+        let new = NewEntry {
+            retain: Some(HOUR),
+            ..entry()
+        };
+        let keys = [new.key.clone()];
+        queue.prepare(new, 0, body(5)).await.expect("prepares");
+        queue.commit(&keys).await.expect("commits");
+    }
+    for claimed in queue.claim(INTAKE, "w1", LETTERS).await.expect("claims").entries {
+        let end = End::PossibleDelivery {
+            detail: String::new(),
+        };
+        assert!(queue.complete("w1", &claimed.claim, end).await.expect("ends"));
+    }
+    let letters = queue.dead_letters(INTAKE, None, LETTERS).await.expect("lists");
+    let half = letters[..LETTERS / 2].to_vec();
+    let replaying = tokio::spawn({
+        let (queue, half) = (Arc::clone(&queue), half.clone());
+        async move {
+            for letter in half {
+                let _ = queue.replay(&[letter]).await;
+            }
+        }
+    });
+    eventually("some are replayed", async || {
+        queue.stats(INTAKE).await.is_ok_and(|stats| stats.replayed > 10)
+    })
+    .await;
+    server.kill();
+    replaying.abort();
+    let _ = replaying.await;
+    server.restart().await;
+
+    let stats = queue.stats(INTAKE).await.expect("answers");
+    let dead = queue
+        .dead_letters(INTAKE, None, 2 * LETTERS)
+        .await
+        .expect("lists");
+    assert!(
+        stats.ready > 10 && dead.len() > LETTERS / 2,
+        "in the middle: {stats:?}"
+    );
+    assert_eq!(stats.ready as usize + dead.len(), LETTERS, "each is in one place");
+    let done = queue.replay(&letters).await.expect("replays");
+    assert!(
+        done.iter().all(|done| *done == Replayed::Done),
+        "those before too: it can be repeated"
+    );
+    let stats = queue.stats(INTAKE).await.expect("answers");
+    let all = LETTERS as u64;
+    assert_eq!(
+        (stats.ready, stats.replayed, stats.committed),
+        (all, all, 2 * all)
+    );
+    let claimed = queue
+        .claim(INTAKE, "w1", 2 * LETTERS)
+        .await
+        .expect("claims")
+        .entries;
+    let ids: std::collections::BTreeSet<_> = claimed.iter().map(|c| c.claim.key.id.clone()).collect();
+    assert_eq!((claimed.len(), ids.len()), (LETTERS, LETTERS), "and none twice");
+}
+
 #[tokio::test]
 async fn a_hanging_redis_is_not_waited_for() {
     let server = RedisServer::start(&[]).await;
@@ -265,7 +336,13 @@ async fn speaks_tls() {
     queue.commit(&keys).await.expect("commits");
     let got = queue.claim(INTAKE, "w1", 1).await.expect("claims").entries;
     assert_eq!(got[0].body, chunks);
-    assert!(queue.dead_letters(INTAKE, 1).await.expect("lists").is_empty());
+    assert!(
+        queue
+            .dead_letters(INTAKE, None, 1)
+            .await
+            .expect("lists")
+            .is_empty()
+    );
 
     match RedisQueue::connect(&url, RedisOptions::default()).await {
         Err(QueueError::Unavailable(text)) => assert!(text.contains("certificate"), "{text}"),

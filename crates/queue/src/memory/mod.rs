@@ -16,9 +16,12 @@ use tokio::time::Instant;
 use self::lane::Lane;
 use crate::doorbell::Doorbell;
 use crate::entry::{
-    ABANDONED_AFTER, ClaimRef, Claims, End, EntryKey, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep,
+    ABANDONED_AFTER, ClaimRef, Claims, DEAD_FOR, End, EntryKey, MAX_CHUNK, NewEntry, RetryReason, Series,
+    Stats, Sweep,
 };
-use crate::{DeadLetter, DeadLetters, JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, QueueError};
+use crate::{
+    DeadLetter, DeadLetters, JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, QueueError, Replayed,
+};
 
 /// Settings of a [`MemoryQueue`].
 #[derive(Clone, Debug)]
@@ -33,6 +36,8 @@ pub struct MemoryOptions {
     pub write_ttl: Duration,
     /// How many dead letters stay for each intake.
     pub dead_letters: usize,
+    /// How long a dead letter stays whose body is not retained.
+    pub dead_for: Duration,
 }
 
 impl Default for MemoryOptions {
@@ -43,6 +48,7 @@ impl Default for MemoryOptions {
             grace: Duration::from_secs(60),
             write_ttl: Duration::from_secs(15 * 60),
             dead_letters: 1000,
+            dead_for: DEAD_FOR,
         }
     }
 }
@@ -338,7 +344,12 @@ impl JournalQueue for MemoryQueue {
 
 #[async_trait]
 impl DeadLetters for MemoryQueue {
-    async fn dead_letters(&self, intake: &str, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
+    async fn dead_letters(
+        &self,
+        intake: &str,
+        before: Option<&str>,
+        max: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
         let inner = self.inner();
         let Some((name, lane)) = inner.lanes.get_key_value(intake) else {
             return Ok(Vec::new());
@@ -353,7 +364,7 @@ impl DeadLetters for MemoryQueue {
                 ..letter.clone()
             }
         };
-        Ok(lane.dead_letters().take(max).map(named).collect())
+        Ok(lane.dead_letters(before).take(max).map(named).collect())
     }
 
     async fn dead_body(&self, entry: &EntryKey) -> Result<Vec<Bytes>, QueueError> {
@@ -365,5 +376,20 @@ impl DeadLetters for MemoryQueue {
         body.ok_or_else(|| {
             QueueError::Unknown(format!("{}: its body was not retained, or not so long", entry.id))
         })
+    }
+    async fn replay(&self, letters: &[DeadLetter]) -> Result<Vec<Replayed>, QueueError> {
+        let now = Instant::now();
+        let mut inner = self.inner();
+        let replay = |letter: &DeadLetter| inner.lane(&letter.key.intake).replay(letter, now);
+        let done = letters.iter().map(replay).collect();
+        drop(inner);
+        self.bell.ring();
+        Ok(done)
+    }
+
+    async fn purge(&self, letters: &[DeadLetter]) -> Result<u64, QueueError> {
+        let mut inner = self.inner();
+        let purge = |letter: &&DeadLetter| inner.lane(&letter.key.intake).purge(letter);
+        Ok(letters.iter().filter(purge).count() as u64)
     }
 }

@@ -3,7 +3,6 @@
 //! The claim is made before the body is read. What cannot be read afterwards is given back or ended here, so that no
 //! entry is left in the hands of a worker that never heard of it.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use tracing::warn;
 
 use super::script::body;
 use super::{RedisQueue, read};
-use crate::entry::{ClaimRef, Claimed, Claims, DeadLetter, End, EntryKey, EntryMeta, Expired, short};
+use crate::entry::{ClaimRef, Claimed, Claims, End, EntryKey, EntryMeta, Expired, short};
 use crate::{JournalQueue, QueueError};
 
 /// One row of the claim script's answer.
@@ -185,27 +184,6 @@ impl RedisQueue {
             )
             .await;
     }
-
-    /// Reads the body of an entry that ended and was retained.
-    pub(super) async fn fetch_dead(&self, entry: &EntryKey) -> Result<Vec<Bytes>, QueueError> {
-        let stored = body(&entry.intake, &entry.id);
-        let mut cmd = redis::cmd("HMGET");
-        cmd.arg(&stored).arg("st").arg("n");
-        let (state, chunks): (Option<String>, Option<u32>) = read(self.control.one(cmd).await?)?;
-        let gone = || QueueError::Unknown(format!("{}: its body was not retained, or not so long", entry.id));
-        let (Some("d"), Some(chunks)) = (state.as_deref(), chunks) else {
-            return Err(gone());
-        };
-        if chunks == 0 {
-            return Ok(Vec::new());
-        }
-        let mut pipe = redis::pipe();
-        for index in 0..chunks {
-            pipe.cmd("HGET").arg(&stored).arg(index);
-        }
-        let replies = self.bodies.run(&mut pipe).await?;
-        read(Value::Array(replies)).map_err(|_| gone())
-    }
 }
 
 /// Reads a row of the scripts' `expire`.
@@ -234,39 +212,5 @@ pub(super) fn expired(intake: &str, row: [Value; 9]) -> Result<Expired, QueueErr
         possible_delivery: read(possible)?,
         age: Duration::from_millis(read(age)?),
         detail: read(detail)?,
-    })
-}
-
-/// Reads one entry of the dead-letter stream.
-pub(super) fn dead_letter(
-    intake: &str,
-    sid: &str,
-    fields: &HashMap<String, Bytes>,
-) -> Result<DeadLetter, QueueError> {
-    let text = |name: &str| {
-        let bytes = fields.get(name).map(|bytes| bytes.as_ref()).unwrap_or_default();
-        String::from_utf8_lossy(bytes).into_owned()
-    };
-    let number = |name: &str| {
-        let value = text(name);
-        value
-            .parse::<u64>()
-            .map_err(|_| QueueError::Corrupt(format!("dead letter {sid}: {name} is {value:?}")))
-    };
-    let ended_ms = sid.split('-').next().and_then(|ms| ms.parse().ok());
-    let retain = number("retain")?;
-    Ok(DeadLetter {
-        key: EntryKey {
-            intake: intake.into(),
-            id: text("id").into(),
-        },
-        end: text("end"),
-        class: text("class"),
-        detail: text("detail"),
-        attempts: u32::try_from(number("attempts")?).unwrap_or(u32::MAX),
-        size: number("size")?,
-        ended_ms: ended_ms.ok_or_else(|| QueueError::Corrupt(format!("dead letter {sid}: its id")))?,
-        retain: (retain > 0).then(|| Duration::from_millis(retain)),
-        meta: fields.get("m").and_then(|json| serde_json::from_slice(json).ok()),
     })
 }

@@ -61,6 +61,7 @@ pub(super) fn status(time: (u64, u64), fields: &HashMap<String, String>) -> Leas
                     .map_or(FIRST_GUESS, |us| Duration::from_micros(us as u64));
             }
             "down" => status.down_since_ms = value.parse().ok(),
+            "active" => status.last_activity_ms = value.parse().ok(),
             "error" => status.last_error = Some((value.clone(), 0)),
             "error_at" => error_at = value.parse().unwrap_or(0),
             _ => {

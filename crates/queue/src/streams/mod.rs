@@ -6,6 +6,7 @@
 //! leaves nothing behind. Nobody blocks in Redis: workers wait for the doorbell.
 
 mod bell;
+mod dead;
 mod fetch;
 mod leases;
 mod link;
@@ -29,9 +30,10 @@ use self::options::millis;
 use self::script::{body, call, call_each, key};
 use crate::doorbell::Doorbell;
 use crate::entry::{
-    ClaimRef, Claims, End, EntryKey, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep, short,
+    ClaimRef, Claims, End, EntryKey, HardBounces, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep,
+    short,
 };
-use crate::{DeadLetter, DeadLetters, JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, QueueError};
+use crate::{JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, QueueError};
 
 /// The intakes that have or had entries.
 const INTAKES: &str = "tdc:intakes";
@@ -274,6 +276,7 @@ impl JournalQueue for RedisQueue {
             let mut cmd = call(&script::SWEEP, intake, options);
             cmd.arg(millis(options.takeover)).arg(millis(options.scan_every));
             cmd.arg(BATCH).arg(millis(options.consumer_idle));
+            cmd.arg(millis(options.dead_for));
             let round: Result<(u64, u64, Vec<[Value; 9]>), _> = self.control.one(cmd).await.and_then(read);
             let (promoted, in_doubt, expired) = match round {
                 Ok(round) => round,
@@ -301,7 +304,12 @@ impl JournalQueue for RedisQueue {
             .await?;
         let [ready, in_flight, retrying, prepared, oldest, counters]: [Value; 6] = read(reply)?;
         let (ready, in_flight, retrying): (u64, u64, u64) = (read(ready)?, read(in_flight)?, read(retrying)?);
-        let counters: HashMap<String, u64> = read(counters)?;
+        // A cursor stands among them.
+        let counters: HashMap<String, Value> = read(counters)?;
+        let counters: HashMap<String, u64> = counters
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, read(value).ok()?)))
+            .collect();
         let counter = |name: &str| counters.get(name).copied().unwrap_or(0);
         Ok(Stats {
             ready,
@@ -318,6 +326,15 @@ impl JournalQueue for RedisQueue {
             expired: counter("expired"),
             soft_bounced: counter("soft_bounced"),
             aborted: counter("aborted"),
+            hard: HardBounces {
+                reply: counter("hard:5xx"),
+                dns: counter("hard:dns"),
+                tls: counter("hard:tls"),
+                network: counter("hard:network"),
+                other: counter("hard:other"),
+            },
+            replayed: counter("replayed"),
+            purged: counter("purged"),
         })
     }
 
@@ -393,26 +410,6 @@ impl JournalQueue for RedisQueue {
         cmd.arg(IDS).arg("check").arg(0);
         self.control.one(cmd).await?;
         Ok(())
-    }
-}
-
-#[async_trait]
-impl DeadLetters for RedisQueue {
-    async fn dead_letters(&self, intake: &str, max: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        let mut cmd = redis::cmd("XREVRANGE");
-        cmd.arg(key(intake, "dead"))
-            .arg("+")
-            .arg("-")
-            .arg("COUNT")
-            .arg(max);
-        let rows: Vec<(String, HashMap<String, Bytes>)> = read(self.control.one(cmd).await?)?;
-        rows.into_iter()
-            .map(|(sid, fields)| fetch::dead_letter(intake, &sid, &fields))
-            .collect()
-    }
-
-    async fn dead_body(&self, entry: &EntryKey) -> Result<Vec<Bytes>, QueueError> {
-        self.fetch_dead(entry).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ABANDONED_AFTER;
+use crate::{ABANDONED_AFTER, DEAD_FOR};
 
 /// Settings of a [`crate::RedisQueue`]. All processes that share a queue should use the same.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct RedisOptions {
     pub write_ttl: Duration,
     /// About how many dead letters stay for each intake.
     pub dead_letters: u64,
+    /// How long a dead letter stays whose body is not retained.
+    pub dead_for: Duration,
     /// Bytes of bodies that one claim returns at most; a single larger body is still returned.
     pub claim_bytes: u64,
     /// A consumer that holds nothing and was not seen for this long is forgotten: pods' names never come again.
@@ -37,6 +39,7 @@ impl Default for RedisOptions {
             grace: Duration::from_secs(60),
             write_ttl: Duration::from_secs(15 * 60),
             dead_letters: 10_000,
+            dead_for: DEAD_FOR,
             claim_bytes: 64 * 1024 * 1024,
             consumer_idle: Duration::from_secs(3600),
             command_timeout: Duration::from_secs(5),

@@ -51,11 +51,14 @@ pub(super) static RETRY: LazyLock<Script> = script!(" flags=allow-oom", "retry.l
 pub(super) static RELEASE: LazyLock<Script> = script!(" flags=allow-oom", "release.lua");
 pub(super) static SWEEP: LazyLock<Script> = script!(" flags=allow-oom", "sweep.lua");
 pub(super) static LEASE: LazyLock<Script> = script!(" flags=allow-oom", "lease.lua");
+pub(super) static REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "replay.lua");
+pub(super) static PURGE: LazyLock<Script> = script!(" flags=allow-oom", "purge.lua");
 pub(super) static STATS: LazyLock<Script> = script!(" flags=no-writes", "stats.lua");
 
 /// All of them, to load into a Redis that has none.
-pub(super) static ALL: [&LazyLock<Script>; 11] = [
-    &PREPARE, &COMMIT, &ABORT, &CLAIM, &HEARTBEAT, &COMPLETE, &RETRY, &RELEASE, &SWEEP, &LEASE, &STATS,
+pub(super) static ALL: [&LazyLock<Script>; 13] = [
+    &PREPARE, &COMMIT, &ABORT, &CLAIM, &HEARTBEAT, &COMPLETE, &RETRY, &RELEASE, &SWEEP, &LEASE, &REPLAY,
+    &PURGE, &STATS,
 ];
 
 /// The key of a part of an intake's lane. The braces make it one hash slot.
@@ -112,6 +115,8 @@ mod tests {
             (include_str!("../../lua/release.lua"), "release"),
             (include_str!("../../lua/sweep.lua"), "sweep"),
             (include_str!("../../lua/lease.lua"), "lease"),
+            (include_str!("../../lua/replay.lua"), "replay"),
+            (include_str!("../../lua/purge.lua"), "purge"),
             (include_str!("../../lua/stats.lua"), "stats"),
         ] {
             assert!(

@@ -37,6 +37,7 @@ pub struct Limits {
     pub grace: Duration,
     pub write_ttl: Duration,
     pub dead_letters: usize,
+    pub dead_for: Duration,
 }
 
 impl Default for Limits {
@@ -47,6 +48,7 @@ impl Default for Limits {
             grace: HOUR,
             write_ttl: HOUR,
             dead_letters: 1000,
+            dead_for: HOUR,
         }
     }
 }
@@ -70,6 +72,7 @@ impl Kind {
             grace,
             write_ttl,
             dead_letters,
+            dead_for,
         } = limits;
         match self {
             Self::Memory => {
@@ -78,6 +81,7 @@ impl Kind {
                     grace,
                     write_ttl,
                     dead_letters,
+                    dead_for,
                     ..MemoryOptions::default()
                 };
                 let queue = Arc::new(MemoryQueue::new(options));
@@ -94,6 +98,7 @@ impl Kind {
                     grace,
                     write_ttl,
                     dead_letters: dead_letters as u64,
+                    dead_for,
                     scan_every: Duration::ZERO,
                     ..RedisOptions::default()
                 };

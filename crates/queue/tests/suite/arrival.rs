@@ -96,7 +96,7 @@ pub(crate) async fn passes_a_message_on_whole(kind: Kind) {
     assert!(
         subject
             .dead
-            .dead_letters(INTAKE, 9)
+            .dead_letters(INTAKE, None, 9)
             .await
             .expect("lists")
             .is_empty()

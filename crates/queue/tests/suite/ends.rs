@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tdc_queue::{
-    DeadLetter, End, Expired, IdSource, MAX_DETAIL, NewEntry, QueueError, RetryReason, Series, Stats, Sweep,
+    DeadLetter, End, Expired, HardBounces, IdSource, MAX_DETAIL, NewEntry, QueueError, RetryReason, Series,
+    Stats, Sweep,
 };
 
 use crate::common::{HOUR, INTAKE, Kind, Limits, entry, eventually};
@@ -31,6 +32,10 @@ pub(crate) async fn each_end_is_counted_and_told(kind: Kind) {
             hard(),
             Stats {
                 hard_bounced: 1,
+                hard: HardBounces {
+                    reply: 1,
+                    ..HardBounces::default()
+                },
                 ..Stats::default()
             },
             Some(("hard_bounced", "5xx", "550 5.1.1 no such user")),
@@ -88,11 +93,12 @@ pub(crate) async fn each_end_is_counted_and_told(kind: Kind) {
             "{end:?}"
         );
         assert_eq!(subject.leftovers().await, [""; 0], "{end:?}");
-        let letters = subject.dead.dead_letters(INTAKE, 9).await.expect("lists");
+        let letters = subject.dead.dead_letters(INTAKE, None, 9).await.expect("lists");
         let expected: Vec<DeadLetter> = told
             .into_iter()
             .map(|(end, class, detail)| DeadLetter {
                 key: key.clone(),
+                place: letters[0].place.clone(),
                 end: end.to_owned(),
                 class: class.to_owned(),
                 detail: detail.to_owned(),
@@ -129,7 +135,7 @@ pub(crate) async fn retained_bodies_stay_for_their_time(kind: Kind) {
         let body = subject.dead.dead_body(&key).await.expect("it is kept");
         assert_eq!(body.concat(), b"xxxxx", "{end:?}");
         assert_eq!(
-            subject.dead.dead_letters(INTAKE, 1).await.expect("lists")[0].retain,
+            subject.dead.dead_letters(INTAKE, None, 1).await.expect("lists")[0].retain,
             retain
         );
         queue.commit(std::slice::from_ref(&key)).await.expect("it was");
@@ -243,7 +249,7 @@ pub(crate) async fn expires_on_the_way(kind: Kind) {
         queue.sweep(INTAKE).await.expect("sweeps").expired.len() == 1
     })
     .await;
-    let letters = subject.dead.dead_letters(INTAKE, 9).await.expect("lists");
+    let letters = subject.dead.dead_letters(INTAKE, None, 9).await.expect("lists");
     assert_eq!(
         (letters.len(), &letters[0].key, &*letters[0].detail),
         (5, &short, "later")
@@ -309,7 +315,11 @@ pub(crate) async fn dead_letters_are_bounded(kind: Kind) {
                 .expect("completes")
         );
     }
-    let letters = subject.dead.dead_letters(INTAKE, 1000).await.expect("lists");
+    let letters = subject
+        .dead
+        .dead_letters(INTAKE, None, 1000)
+        .await
+        .expect("lists");
     assert!(
         (10..150).contains(&letters.len()),
         "about ten stay: {}",
@@ -318,7 +328,7 @@ pub(crate) async fn dead_letters_are_bounded(kind: Kind) {
     assert_eq!(Some(&letters[0].key), last.as_ref(), "the newest first");
     assert!(letters[0].detail.len() <= MAX_DETAIL, "a reply is cut");
     assert_eq!(
-        subject.dead.dead_letters(INTAKE, 3).await.expect("lists"),
+        subject.dead.dead_letters(INTAKE, None, 3).await.expect("lists"),
         letters[..3]
     );
     assert_eq!(

@@ -2,5 +2,6 @@
 
 pub(crate) mod arrival;
 pub(crate) mod claims;
+pub(crate) mod dead;
 pub(crate) mod ends;
 pub(crate) mod leases;

@@ -5,18 +5,21 @@
 
 mod arrival;
 mod claims;
+mod dead;
 
 pub(super) use arrival::cost;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
+
+use self::dead::{Dead, dead_letter};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{MemoryOptions, later};
-use crate::entry::{DeadLetter, End, EntryKey, EntryMeta, Expired, Stats, Sweep, short};
+use crate::entry::{End, EntryKey, EntryMeta, Expired, Stats, Sweep, short};
 use crate::lease::Book;
 
 /// What an entry costs besides its body and texts, in bytes: an estimate, so that empty ones are bounded too.
@@ -31,7 +34,7 @@ pub(super) struct Lane {
     ready: BTreeSet<(bool, u64)>,
     in_flight: BTreeSet<u64>,
     waiting: BTreeSet<(Instant, u64)>,
-    dead: VecDeque<DeadLetter>,
+    dead: VecDeque<Dead>,
     /// Only the counters are kept here; the gauges are the sizes of the above.
     counters: Stats,
     pub(in crate::memory) leases: Book,
@@ -149,6 +152,7 @@ impl Lane {
             }
         }
         gone.iter().for_each(|id| self.forget(id));
+        self.dead.retain(|dead| dead.until > now);
         in_doubt.sort_unstable();
         for (_, id) in in_doubt {
             done.committed_in_doubt += u64::from(self.commit(&id, true, now) == Some(true));
@@ -176,19 +180,6 @@ impl Lane {
     /// Ready or in flight.
     pub(in crate::memory) fn backlog(&self) -> u64 {
         (self.ready.len() + self.in_flight.len()) as u64
-    }
-
-    /// The newest dead letters first.
-    pub(in crate::memory) fn dead_letters(&self) -> impl Iterator<Item = &DeadLetter> {
-        self.dead.iter().rev()
-    }
-
-    pub(in crate::memory) fn dead_body(&self, id: &Arc<str>, now: Instant) -> Option<Vec<Bytes>> {
-        let entry = self.entries.get(id)?;
-        match entry.state {
-            State::Retained { until } if until > now => Some(entry.chunks.values().cloned().collect()),
-            _ => None,
-        }
     }
 
     fn is_over(&self, id: &Arc<str>, grace: Duration, now: Instant) -> bool {
@@ -250,12 +241,19 @@ impl Lane {
         };
         match end {
             End::Delivered => self.counters.delivered += 1,
-            End::HardBounced { .. } => self.counters.hard_bounced += 1,
+            End::HardBounced { class, .. } => {
+                self.counters.hard_bounced += 1;
+                *self.counters.hard.of(class) += 1;
+            }
             End::PossibleDelivery { .. } => self.counters.possible_delivery += 1,
             End::Expired => self.counters.expired += 1,
         }
         if *end != End::Delivered {
-            self.dead.push_back(dead_letter(id, entry, end));
+            self.serial += 1;
+            let keep = entry.retain.unwrap_or(options.dead_for);
+            let until = later(now, keep);
+            let letter = dead_letter(id, self.serial, entry, end);
+            self.dead.push_back(Dead { until, letter });
             while self.dead.len() > options.dead_letters {
                 self.dead.pop_front();
             }
@@ -274,31 +272,5 @@ impl Lane {
         if let Some(entry) = self.entries.remove(id) {
             self.bytes -= entry.cost;
         }
-    }
-}
-
-/// The intake's name is added by who reads it.
-fn dead_letter(id: &Arc<str>, entry: &Entry, end: &End) -> DeadLetter {
-    let (class, detail) = end.reason();
-    let ended = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    DeadLetter {
-        key: EntryKey {
-            intake: "".into(),
-            id: Arc::clone(id),
-        },
-        end: end.counter().to_owned(),
-        class: class.to_owned(),
-        detail: if detail.is_empty() {
-            entry.last_error.clone()
-        } else {
-            detail.to_owned()
-        },
-        attempts: entry.attempts,
-        size: entry.size(),
-        ended_ms: u64::try_from(ended.as_millis()).unwrap_or(u64::MAX),
-        retain: entry.retain,
-        meta: Some(entry.meta.clone()),
     }
 }
