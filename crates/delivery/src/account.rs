@@ -202,16 +202,19 @@ impl Account {
         self.metrics.lost_claims.get_or_create(&OfIntake { intake }).inc();
     }
 
-    /// Connections of an intake: how many there are, how many there should be.
-    pub(crate) fn connections(&self, intake: &str, count: u32, target: u32) {
+    /// Connections of an intake: how many this process has, how many all workers together should have and have leased.
+    pub(crate) fn connections(&self, intake: &str, count: u32, target: u32, leased: u32) {
         let intake = OfIntake {
             intake: intake.to_owned(),
         };
-        self.metrics
-            .connections
-            .get_or_create(&intake)
-            .set(i64::from(count));
-        self.metrics.target.get_or_create(&intake).set(i64::from(target));
+        let gauges = [
+            (&self.metrics.connections, count),
+            (&self.metrics.target, target),
+            (&self.metrics.leased, leased),
+        ];
+        for (gauge, value) in gauges {
+            gauge.get_or_create(&intake).set(i64::from(value));
+        }
     }
 
     /// The state of an intake's queue.

@@ -60,7 +60,10 @@ pub(crate) async fn run(worker: Arc<Worker>, lane: Arc<Lane>, slot: Slot) {
 impl Connection {
     /// One entry; false when the task is to end.
     async fn turn(&mut self) -> bool {
-        if self.worker.draining() || self.lane.is_retired() || self.slot.give_back_above(self.lane.most()) {
+        if self.worker.draining()
+            || self.lane.is_retired()
+            || self.slot.give_back_above(self.lane.lease.limit())
+        {
             return false;
         }
         let mut probe = None;
@@ -123,6 +126,8 @@ impl Connection {
                 Ok(mut claims) => {
                     self.worker.account.expired(&claims.expired);
                     if let Some(entry) = claims.entries.pop() {
+                        // Where one was there may be another.
+                        self.lane.wake(1);
                         return Some(entry);
                     }
                 }
@@ -157,7 +162,7 @@ impl Connection {
             return;
         };
         if matches!(outcome, Outcome::Delivered(_)) {
-            self.lane.delivered(started.elapsed());
+            self.lane.lease.delivered(started.elapsed());
         }
         let history = History {
             attempts: entry.attempts,
@@ -242,7 +247,7 @@ impl Connection {
         };
         link.messages += 1;
         if matches!(outcome, Outcome::Replied { code: 421, .. }) {
-            self.lane.refused(outcome);
+            self.lane.dismissed(outcome);
         }
         let full = link.messages >= link.intake.connections.messages_per_connection.max(1);
         match transaction::reusable(link, outcome) {

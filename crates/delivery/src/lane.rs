@@ -1,37 +1,42 @@
 //! One intake as this process sees it: its settings, its connections, and the task that decides how many there are.
 //!
-//! The controller looks at the queue when the queue rings, when a connection ends, and every [`ROUND`] while there is
-//! work; it opens connections as [`Demand`] says and wakes idle ones. It never waits for a connection.
+//! The controller rests as long as nothing waits and nothing is open: however many intakes there are, those cost no
+//! call. With work it asks the queue what it may have of the cluster's connections ([`Lease`]), at once when there is
+//! work for which nobody is idle, and every [`LEASE_EVERY`] else; it opens connections as far as it may, and wakes idle
+//! ones. It never waits for a connection.
 //!
 //! While nothing is known of the intake's state, that is with no connection established, one connection at a time
 //! (the *probe*) takes an entry first and dials on its account. Others dial first and take an entry afterwards, so
 //! that an intake that refuses further connections costs no message an attempt; and an intake that is down is asked
 //! at a slowing pace ([`Lane::pause`]), so that its backlog is not burnt while it restarts.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tdc_core::outcome::{Next, Outcome, next};
 use tdc_core::policy::Intake;
-use tokio::sync::{Notify, watch};
+use tdc_queue::LEASE_EVERY;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::Instrument as _;
 
 use crate::connection;
-use crate::demand::Demand;
 use crate::dialer::TlsCache;
+use crate::lease::{self, Lease};
 use crate::slots::Slots;
 use crate::worker::Worker;
 
-/// Between two looks while there is work.
+/// Between two questions while there is work for which nobody is idle.
 const ROUND: Duration = Duration::from_millis(200);
-/// Between two looks when nothing rings.
-const IDLE_ROUND: Duration = Duration::from_secs(1);
-/// Between two looks however often it rings.
+/// The least between two questions whatever happens.
 const SHORTEST_ROUND: Duration = Duration::from_millis(20);
+/// Between two renewals while the worker drains: a third of what a lease lasts.
+const DRAINING_ROUND: Duration = Duration::from_secs(5);
+/// What telling the queue that nothing is left may take; if it fails the lease lapses.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// The first pause after a refusal; it doubles with each further one, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(125);
 /// Short enough that an intake that is back is noticed at once, long enough that one that restarts does not cost its
@@ -44,7 +49,11 @@ pub(crate) struct Lane {
     intake: ArcSwap<Intake>,
     pub(crate) tls: TlsCache,
     pub(crate) slots: Slots,
-    demand: Mutex<Demand>,
+    pub(crate) lease: Lease,
+    /// Entries that were ready or in flight when the queue was last asked.
+    backlog: AtomicU64,
+    /// They were fewer before.
+    more: AtomicBool,
     /// Connections that are ready for a message or carry one.
     established: AtomicU32,
     /// Entries in this lane's hands.
@@ -99,7 +108,9 @@ impl Lane {
             intake: ArcSwap::new(intake),
             tls: TlsCache::default(),
             slots: Slots::default(),
-            demand: Mutex::default(),
+            lease: Lease::default(),
+            backlog: AtomicU64::new(0),
+            more: AtomicBool::new(false),
             established: AtomicU32::new(0),
             busy: AtomicU32::new(0),
             idle: AtomicU32::new(0),
@@ -152,6 +163,25 @@ impl Lane {
         self.poke.notify_one();
     }
 
+    /// That many entries are ready or in flight, of which some may be unserved.
+    pub(crate) fn waits(&self, entries: u64) {
+        let before = self.backlog.swap(entries, Ordering::AcqRel);
+        if entries > before {
+            self.more.store(true, Ordering::Release);
+        }
+        if entries > 0 {
+            self.poke.notify_one();
+        }
+    }
+
+    /// Wakes up to `most` idle connections.
+    pub(crate) fn wake(&self, most: u64) {
+        let idle = u64::from(self.idle.load(Ordering::Acquire));
+        for _ in 0..most.min(idle) {
+            self.work.notify_one();
+        }
+    }
+
     /// How the next connection begins.
     pub(crate) fn start(self: &Arc<Self>) -> Start {
         let alone = self.established.load(Ordering::Acquire) == 0;
@@ -164,6 +194,7 @@ impl Lane {
     /// A connection is ready; it is one as long as the guard lives.
     pub(crate) fn established(self: &Arc<Self>) -> Guard {
         self.refusals.store(0, Ordering::Release);
+        self.lease.established();
         self.guard(Count::Established)
     }
 
@@ -181,18 +212,18 @@ impl Lane {
     /// The intake would not have a connection. Only trouble that may pass is worth a pause: the table of outcomes
     /// wants the others to end at once.
     pub(crate) fn refused(&self, outcome: &Outcome) {
-        if next(outcome, 0, &self.intake.load().retry) == Next::Retry {
+        let passes = next(outcome, 0, &self.intake.load().retry) == Next::Retry;
+        if passes {
             self.refusals.fetch_add(1, Ordering::AcqRel);
         } else {
             self.refusals.store(0, Ordering::Release);
         }
-        self.demand().refused(self.slots.count());
+        self.lease.refused(outcome.to_string(), false, passes);
     }
 
-    /// A copy was delivered.
-    pub(crate) fn delivered(&self, took: Duration) {
-        let limits = self.intake.load().connections;
-        self.demand().delivered(took, &limits);
+    /// The intake ended a connection that had been good, to be left alone.
+    pub(crate) fn dismissed(&self, outcome: &Outcome) {
+        self.lease.refused(outcome.to_string(), true, true);
     }
 
     /// How long to wait before the intake is asked again.
@@ -205,67 +236,150 @@ impl Lane {
         }
     }
 
-    /// Connections that there may be at most, whatever waits.
-    pub(crate) fn most(&self) -> u32 {
-        self.demand().target(u64::MAX, &self.intake.load().connections)
-    }
-
-    fn demand(&self) -> std::sync::MutexGuard<'_, Demand> {
-        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
+    /// When the queue is to be asked, after it was asked at `asked`; `None`: not before something happens.
+    fn due(&self, asked: Option<Instant>) -> Option<Instant> {
+        let open = self.slots.count();
+        let backlog = self.backlog.load(Ordering::Acquire);
+        if open == 0 && backlog == 0 && !self.lease.is_held() {
+            return None;
+        }
+        let Some(asked) = asked else {
+            return Some(Instant::now());
+        };
+        let unserved = backlog > 0 && self.idle.load(Ordering::Acquire) == 0;
+        let refused = self.lease.limit() == 0 && !self.more.load(Ordering::Acquire);
+        Some(if !self.lease.is_held() || (open == 0 && backlog == 0) {
+            asked + SHORTEST_ROUND
+        } else if unserved && !refused {
+            asked + ROUND
+        } else {
+            asked + LEASE_EVERY
+        })
     }
 }
 
 /// Runs the controller until the worker drains or the intake is gone, then waits for its connections.
-pub(crate) async fn run(worker: Arc<Worker>, lane: Arc<Lane>, mut bell: watch::Receiver<u64>) {
+pub(crate) async fn run(worker: Arc<Worker>, lane: Arc<Lane>) {
     let mut connections = JoinSet::new();
+    let mut asked: Option<Instant> = None;
     let mut reachable = true;
     while !worker.draining() && !lane.is_retired() {
-        let round = Instant::now();
-        match worker.queue.stats(&lane.name).await {
-            Ok(stats) => {
-                if !std::mem::replace(&mut reachable, true) {
-                    tracing::info!(intake = %lane.name, "the queue answers again");
-                }
-                worker.account.queue(&lane.name, &stats);
-                open(&worker, &lane, &mut connections, stats.ready);
-            }
-            Err(error) => {
-                if std::mem::replace(&mut reachable, false) {
-                    tracing::error!(intake = %lane.name, %error, "the queue cannot be read; deliveries wait");
-                }
-            }
-        }
         while connections.try_join_next().is_some() {}
-        let rest = if lane.slots.count() > 0 { ROUND } else { IDLE_ROUND };
+        let due = lane.due(asked);
+        if due.is_some_and(|due| due <= Instant::now()) {
+            asked = Some(Instant::now());
+            let answered = ask(&worker, &lane, &mut connections).await;
+            if std::mem::replace(&mut reachable, answered) != answered {
+                say(&lane.name, answered);
+            }
+            if !answered {
+                sleep(ROUND).await;
+            }
+            continue;
+        }
         tokio::select! {
-            _ = bell.changed() => {}
             () = lane.poke.notified() => {}
-            () = sleep(rest) => {}
+            () = until(due) => {}
             () = worker.drained() => {}
         }
-        tokio::time::sleep_until(round + SHORTEST_ROUND).await;
-    }
-    while connections.join_next().await.is_some() {}
-    worker.account.connections(&lane.name, 0, 0);
-}
-
-/// Wakes idle connections for what is ready, and opens those that are missing.
-fn open(worker: &Arc<Worker>, lane: &Arc<Lane>, connections: &mut JoinSet<()>, ready: u64) {
-    let idle = u64::from(lane.idle.load(Ordering::Acquire));
-    for _ in 0..ready.min(idle) {
-        lane.work.notify_one();
-    }
-    let limits = lane.intake.load().connections;
-    let waiting = ready + u64::from(lane.busy.load(Ordering::Acquire));
-    let target = lane.demand().target(waiting, &limits);
-    if ready > idle {
-        for _ in 0..Demand::growth(target, lane.slots.count(), &limits) {
-            let Some(slot) = lane.slots.take(target) else {
-                break;
-            };
-            let task = connection::run(worker.clone(), lane.clone(), slot);
-            connections.spawn(task.in_current_span());
+        if let Some(asked) = asked {
+            sleep_until(asked + SHORTEST_ROUND).await;
         }
     }
-    worker.account.connections(&lane.name, lane.slots.count(), target);
+    end(&worker, &lane, connections).await;
+}
+
+/// Sleeps until then, or for ever.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn say(intake: &str, answered: bool) {
+    if answered {
+        tracing::info!(intake, "the queue answers again");
+    } else {
+        tracing::error!(
+            intake,
+            "the queue does not say what may be opened; nothing new is"
+        );
+    }
+}
+
+/// Asks what may be open, and does it. False: no answer.
+async fn ask(worker: &Arc<Worker>, lane: &Arc<Lane>, connections: &mut JoinSet<()>) -> bool {
+    let limits = lane.intake.load().connections;
+    let open = lane.slots.count();
+    let step = lease::step(open, &limits);
+    lane.more.store(false, Ordering::Release);
+    let backlog = lane.backlog.load(Ordering::Acquire);
+    let wanted = if backlog == 0 {
+        0
+    } else {
+        open.saturating_add(step)
+    };
+    let request = lane.lease.request(&limits, open, wanted);
+    let asked = Instant::now();
+    let grant = match worker
+        .queue
+        .lease(&lane.name, &worker.config.consumer, &request)
+        .await
+    {
+        Ok(grant) => grant,
+        Err(error) => {
+            tracing::debug!(intake = %lane.name, %error, "no lease was granted");
+            lane.lease.unanswered(request);
+            return false;
+        }
+    };
+    lane.lease.granted(&request, &grant, asked);
+    lane.backlog.store(grant.waiting, Ordering::Release);
+    lane.wake(grant.waiting);
+    for _ in 0..step {
+        let Some(slot) = lane.slots.take(grant.connections) else {
+            break;
+        };
+        let task = connection::run(worker.clone(), lane.clone(), slot);
+        connections.spawn(task.in_current_span());
+    }
+    worker
+        .account
+        .connections(&lane.name, lane.slots.count(), grant.target, grant.total);
+    true
+}
+
+/// Waits for the last connections, renews what they hold meanwhile, and gives it back.
+async fn end(worker: &Arc<Worker>, lane: &Arc<Lane>, mut connections: JoinSet<()>) {
+    let limits = lane.intake.load().connections;
+    loop {
+        let open = lane.slots.count();
+        if lane.lease.is_held() {
+            let request = lane.lease.request(&limits, open, 0);
+            let asked = Instant::now();
+            let telling = worker.queue.lease(&lane.name, &worker.config.consumer, &request);
+            match timeout(FAREWELL, telling).await {
+                Ok(Ok(grant)) => {
+                    lane.lease.granted(&request, &grant, asked);
+                    worker
+                        .account
+                        .connections(&lane.name, open, grant.target, grant.total);
+                }
+                Ok(Err(_)) | Err(_) => lane.lease.unanswered(request),
+            }
+        }
+        if connections.is_empty() {
+            break;
+        }
+        let again = sleep(DRAINING_ROUND);
+        tokio::pin!(again);
+        loop {
+            tokio::select! {
+                ended = connections.join_next() => if ended.is_none() { break },
+                () = &mut again => break,
+            }
+        }
+    }
+    worker.account.connections(&lane.name, 0, 0, 0);
 }

@@ -11,7 +11,9 @@
 //! * Nothing waits without a limit, and no limit reaches beyond the entry's lifetime.
 //! * With `tls.mode: Verify` no octet of a message leaves before the certificate is verified.
 //! * After the final dot was sent, no answer means *possible delivery*, never a plain failure.
-//! * Connections are as many as the backlog needs and the intake bears; idle ones are closed within seconds.
+//! * Connections are as many as the backlog needs and the intake bears, for all workers together: none is opened that
+//!   the queue did not grant. Idle ones are closed within seconds.
+//! * What is idle costs nothing: one call in a second asks for all intakes together.
 //!
 //! # When something fails
 //! An intake that is down is asked again at a slowing pace, its entries wait. A queue that does not answer stops
@@ -20,7 +22,7 @@
 //! | room | holds |
 //! |---|---|
 //! | `worker` | [`run`]: lanes, heartbeat, housekeeping, shutdown |
-//! | `lane`, `demand`, `slots` | one intake: how many connections now |
+//! | `lane`, `lease`, `slots` | one intake: how many connections now |
 //! | `connection` | one task: claim, deliver, settle, again |
 //! | `dialer`, `resolve`, `tls`, `link` | from a name to a secured session |
 //! | `copy`, `transaction` | the journal format, and one message over a link |
@@ -33,9 +35,9 @@ mod conclude;
 mod config;
 mod connection;
 mod copy;
-mod demand;
 mod dialer;
 mod lane;
+mod lease;
 mod link;
 mod metrics;
 mod resolve;

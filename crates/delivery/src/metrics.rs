@@ -39,6 +39,7 @@ pub struct WorkerMetrics {
     pub(crate) deliveries: Counters<OfClass>,
     pub(crate) connections: Gauges<OfIntake>,
     pub(crate) target: Gauges<OfIntake>,
+    pub(crate) leased: Gauges<OfIntake>,
     pub(crate) opened: Counters<OfClass>,
     pub(crate) delay: Histograms<OfIntake>,
     pub(crate) entries: Gauges<OfState>,
@@ -67,7 +68,11 @@ impl WorkerMetrics {
             ),
             target: scope.gauges(
                 "connections_target",
-                "Connections to the intake that this process would like to have now",
+                "Connections to the intake that all workers together should have now",
+            ),
+            leased: scope.gauges(
+                "connections_leased",
+                "Connections to the intake that all workers together have leased",
             ),
             opened: scope.counters(
                 "connections_opened",

@@ -1,8 +1,7 @@
 //! How many connections there are to one intake, and who may open another.
 //!
-//! A [`Slot`] is the right to one connection; it is given back when dropped. Today the slots of an intake are counted
-//! in this process. A set of leases that all workers share fits behind the same three calls: take one under a limit,
-//! count, give one back when there are too many.
+//! A [`Slot`] is the right to one connection of this process; it is given back when dropped. How many slots there may
+//! be is the lease's affair ([`crate::lease`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

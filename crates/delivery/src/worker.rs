@@ -26,8 +26,10 @@ use crate::resolve::Resolver;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// The longest time without a look at the queue.
 const BELL_AT_LEAST: Duration = Duration::from_secs(1);
-/// The shortest time between two rings, whatever the queue says.
-const BELL_AT_MOST: Duration = Duration::from_millis(5);
+/// The shortest time between two looks at the queue, however often it rings: for each, and more for each intake.
+const BELL_AT_MOST: (Duration, Duration) = (Duration::from_millis(5), Duration::from_micros(50));
+/// Every intake is swept once in so many rounds, also when it holds nothing: workers that are gone are forgotten.
+const SWEEP_ALL: usize = 60;
 /// What the tasks may take to end after the grace.
 const LAST_STEPS: Duration = Duration::from_secs(3);
 
@@ -116,15 +118,13 @@ pub async fn run(config: WorkerConfig, deps: Deps, shutdown: Shutdown) {
         ids,
         phase: watching,
     });
-    let (bell, ringing) = watch::channel(0);
     let (names, served) = watch::channel(HashMap::new());
     let mut helpers = JoinSet::new();
-    helpers.spawn(ring(worker.clone(), bell));
+    helpers.spawn(ring(worker.clone(), served.clone()));
     helpers.spawn(heartbeat(worker.clone()));
     helpers.spawn(sweep(worker.clone(), served));
     let mut lanes = Lanes {
         worker: worker.clone(),
-        ringing,
         tasks: JoinSet::new(),
         names,
     };
@@ -174,7 +174,6 @@ async fn give_back(worker: &Worker, left: &[ClaimRef]) {
 /// The intakes that are served, by name.
 struct Lanes {
     worker: Arc<Worker>,
-    ringing: watch::Receiver<u64>,
     tasks: JoinSet<()>,
     names: watch::Sender<HashMap<Arc<str>, Arc<Lane>>>,
 }
@@ -183,12 +182,7 @@ impl Lanes {
     /// Follows a new snapshot: changed, added and removed intakes.
     fn apply(&mut self, snapshot: &Snapshot) {
         while self.tasks.try_join_next().is_some() {}
-        let Self {
-            worker,
-            ringing,
-            tasks,
-            names,
-        } = self;
+        let Self { worker, tasks, names } = self;
         names.send_modify(|lanes| {
             lanes.retain(|name, lane| {
                 let stays = snapshot.table.intake(name).is_some();
@@ -205,7 +199,7 @@ impl Lanes {
                 }
                 tracing::info!(intake = %intake.name, "the intake is served");
                 let lane = Arc::new(Lane::new(Arc::new(intake.clone())));
-                tasks.spawn(lane::run(worker.clone(), lane.clone(), ringing.clone()));
+                tasks.spawn(lane::run(worker.clone(), lane.clone()));
                 lanes.insert(intake.name.clone(), lane);
             }
         });
@@ -216,15 +210,31 @@ impl Lanes {
     }
 }
 
-/// Rings for all lanes when the queue has something.
-async fn ring(worker: Arc<Worker>, bell: watch::Sender<u64>) {
+/// The intakes that are served, by name.
+type Served = watch::Receiver<HashMap<Arc<str>, Arc<Lane>>>;
+
+/// Looks for work when the queue rings, and once in a second: one call for all intakes.
+async fn ring(worker: Arc<Worker>, served: Served) {
     while !worker.draining() {
         tokio::select! {
             () = worker.queue.wait(BELL_AT_LEAST) => {}
             () = worker.drained() => return,
         }
-        bell.send_modify(|rung| *rung = rung.wrapping_add(1));
-        sleep(BELL_AT_MOST).await;
+        let lanes: Vec<Arc<Lane>> = served.borrow().values().cloned().collect();
+        for lane in &lanes {
+            // Before anything is known: who is idle looks for itself.
+            lane.wake(1);
+        }
+        let names: Vec<&str> = lanes.iter().map(|lane| &*lane.name).collect();
+        match worker.queue.backlog(&names).await {
+            Ok(counts) => lanes
+                .iter()
+                .zip(counts)
+                .for_each(|(lane, entries)| lane.waits(entries)),
+            Err(error) => tracing::debug!(%error, "the queue does not say what waits"),
+        }
+        let (least, each) = BELL_AT_MOST;
+        sleep(least + each * u32::try_from(lanes.len()).unwrap_or(u32::MAX)).await;
     }
 }
 
@@ -244,21 +254,41 @@ async fn heartbeat(worker: Arc<Worker>) {
     }
 }
 
-/// Keeps house for every intake that the queue or the snapshot knows.
-async fn sweep(worker: Arc<Worker>, served: watch::Receiver<HashMap<Arc<str>, Arc<Lane>>>) {
+/// Keeps house for every intake that the queue or the snapshot knows, as far as it holds something.
+async fn sweep(worker: Arc<Worker>, served: Served) {
+    let mut holding: BTreeSet<String> = BTreeSet::new();
+    let mut round = 0;
     loop {
         sleep(SWEEP_EVERY.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
         let lanes = served.borrow().clone();
         let mut names: BTreeSet<String> = lanes.keys().map(|name| name.to_string()).collect();
-        match worker.queue.intakes().await {
-            Ok(known) => names.extend(known),
+        let known = match worker.queue.intakes().await {
+            Ok(known) => known,
             Err(error) => {
                 tracing::debug!(%error, "the queue does not say which intakes it has");
                 continue;
             }
-        }
-        for name in names {
-            sweep_one(&worker, &name, lanes.get(&*name)).await;
+        };
+        names.extend(known);
+        let asked: Vec<&str> = names.iter().map(String::as_str).collect();
+        let occupied = match worker.queue.occupied(&asked).await {
+            Ok(occupied) => occupied,
+            Err(error) => {
+                tracing::debug!(%error, "the queue does not say which intakes hold something");
+                continue;
+            }
+        };
+        round = (round + 1) % SWEEP_ALL;
+        for (number, (name, occupied)) in names.iter().zip(occupied).enumerate() {
+            // What is empty now may not have been so when it was looked at last.
+            let was = if occupied {
+                !holding.insert(name.clone())
+            } else {
+                holding.remove(name)
+            };
+            if occupied || was || number % SWEEP_ALL == round {
+                sweep_one(&worker, name, lanes.get(&**name)).await;
+            }
         }
     }
 }
@@ -282,12 +312,20 @@ async fn sweep_one(worker: &Worker, name: &str, lane: Option<&Arc<Lane>>) {
                     "copies in doubt were committed"
                 );
             }
-            if let Some(lane) = lane
-                && sweep.promoted + sweep.committed_in_doubt > 0
-            {
-                lane.poke();
+        }
+        Err(error) => {
+            tracing::debug!(intake = name, %error, "housekeeping was not done");
+            return;
+        }
+    }
+    // Of an intake that is not served any more, too: its entries wait until they expire.
+    match worker.queue.stats(name).await {
+        Ok(stats) => {
+            worker.account.queue(name, &stats);
+            if let Some(lane) = lane {
+                lane.waits(stats.ready + stats.in_flight);
             }
         }
-        Err(error) => tracing::debug!(intake = name, %error, "housekeeping was not done"),
+        Err(error) => tracing::debug!(intake = name, %error, "the state of the queue is not known"),
     }
 }

@@ -127,6 +127,10 @@ pub trait JournalQueue: Send + Sync + 'static {
     /// How many entries are ready or in flight, for each of these intakes. One round trip, however many they are.
     async fn backlog(&self, intakes: &[&str]) -> Result<Vec<u64>, QueueError>;
 
+    /// Whether there is any entry, committed or prepared, for each of these intakes: whether a sweep may have something
+    /// to do. One round trip, however many they are.
+    async fn occupied(&self, intakes: &[&str]) -> Result<Vec<bool>, QueueError>;
+
     /// Every intake that has or had entries.
     async fn intakes(&self) -> Result<Vec<String>, QueueError>;
 

@@ -7,6 +7,7 @@
 )]
 
 pub mod dns;
+pub mod flaky;
 pub mod pki;
 pub mod server;
 

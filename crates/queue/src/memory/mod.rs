@@ -316,6 +316,12 @@ impl JournalQueue for MemoryQueue {
         Ok(intakes.iter().map(waiting).collect())
     }
 
+    async fn occupied(&self, intakes: &[&str]) -> Result<Vec<bool>, QueueError> {
+        let inner = self.inner();
+        let occupied = |name: &&str| inner.lanes.get(*name).is_some_and(Lane::is_occupied);
+        Ok(intakes.iter().map(occupied).collect())
+    }
+
     async fn intakes(&self) -> Result<Vec<String>, QueueError> {
         Ok(self.inner().lanes.keys().map(|name| name.to_string()).collect())
     }

@@ -379,6 +379,19 @@ impl JournalQueue for RedisQueue {
             .collect())
     }
 
+    async fn occupied(&self, intakes: &[&str]) -> Result<Vec<bool>, QueueError> {
+        if intakes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for intake in intakes {
+            pipe.cmd("EXISTS").arg(key(intake, "prepared"));
+            pipe.cmd("XLEN").arg(key(intake, "ready"));
+        }
+        let counts: Vec<u64> = read(Value::Array(self.control.run(&mut pipe).await?))?;
+        Ok(counts.chunks_exact(2).map(|pair| pair != [0, 0]).collect())
+    }
+
     async fn intakes(&self) -> Result<Vec<String>, QueueError> {
         let mut cmd = redis::cmd("SMEMBERS");
         cmd.arg(INTAKES);

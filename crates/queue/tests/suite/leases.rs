@@ -99,6 +99,11 @@ pub(crate) async fn targets(kind: Kind) {
     }
     let subject = kind.start(Limits::default()).await;
     assert_eq!(subject.queue.backlog(&[]).await.expect("counts"), [0; 0]);
+    assert_eq!(subject.queue.occupied(&[]).await.expect("answers"), [false; 0]);
+    let occupied = async || subject.queue.occupied(&["none", INTAKE]).await.expect("answers");
+    assert_eq!(occupied().await, [false, false], "nothing was ever there");
+    subject.waiting(1).await;
+    assert_eq!(occupied().await, [false, true], "something waits");
 }
 
 pub(crate) async fn shares_are_fair(kind: Kind) {

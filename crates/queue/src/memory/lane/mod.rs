@@ -116,6 +116,11 @@ impl Lane {
         self.bytes
     }
 
+    /// Whether a sweep may have something to do; unfinished and retained bodies are swept here, too.
+    pub(in crate::memory) fn is_occupied(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
     pub(in crate::memory) fn sweep(
         &mut self,
         intake: &Arc<str>,
