@@ -69,6 +69,14 @@ pub(crate) enum BareLfArg {
     Reject,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FailurePolicyArg {
+    /// 451: the sender keeps the message and tries again
+    Fail,
+    /// The message goes on without a copy, which is counted and logged
+    Ignore,
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct EdgeArgs {
     /// Listens for SMTP here
@@ -102,6 +110,12 @@ pub(crate) struct EdgeArgs {
     /// What to do with a bare LF
     #[arg(long, env = "TDC_BARE_LF", value_enum, default_value = "normalize")]
     pub(crate) bare_lf: BareLfArg,
+    /// What happens to mail as long as no policies have arrived; after that their failurePolicy holds
+    #[arg(long, env = "TDC_FAILURE_POLICY", value_enum, default_value = "fail")]
+    pub(crate) failure_policy: FailurePolicyArg,
+    /// How long a step of the queue may take; then the copy counts as one that cannot be made
+    #[arg(long, env = "TDC_QUEUE_TIMEOUT", default_value = "5s", value_parser = duration, value_name = "TIME")]
+    pub(crate) queue_timeout: Duration,
     /// How long a client may be silent
     #[arg(long, env = "TDC_CLIENT_TIMEOUT", default_value = "300s", value_parser = duration, value_name = "TIME")]
     pub(crate) client_timeout: Duration,

@@ -16,6 +16,9 @@ use crate::nexthop::NextHopConfig;
 
 /// `Received` fields above which a message is taken to be in a loop (Postfix's `hopcount_limit`).
 pub const MAX_HOPS: usize = 50;
+/// Added to the time that the next hop may take for the end of a message before an entry counts as in doubt: COMMIT
+/// takes its time too.
+const IN_DOUBT_MARGIN: Duration = Duration::from_secs(20);
 
 /// Settings of one ingress process.
 #[derive(Clone)]
@@ -43,8 +46,10 @@ pub struct IngressConfig {
     /// From PREPARE on, how long until an entry is delivered as in doubt. Longer than the next hop may take to
     /// answer the final dot.
     pub in_doubt_after: Duration,
-    /// What happens to mail while there is no snapshot that could say it.
+    /// What happens to mail while there was never a snapshot that could say it.
     pub failure_policy: FailurePolicy,
+    /// How long each step of the queue may take before it counts as failed.
+    pub queue_timeout: Duration,
     /// After the signal to stop, how long connections are still accepted.
     pub drain_delay: Duration,
     /// After the signal to stop, how long running transactions may take.
@@ -52,6 +57,27 @@ pub struct IngressConfig {
 }
 
 impl IngressConfig {
+    /// The usual settings.
+    pub fn new(hostname: impl Into<String>, next_hop: NextHopConfig) -> Self {
+        Self {
+            hostname: hostname.into(),
+            max_size: 50 * 1024 * 1024,
+            max_recipients: 1000,
+            max_connections: 2000,
+            bare_lf: BareLf::Normalize,
+            allow_from: vec![ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()],
+            client_timeout: Duration::from_secs(300),
+            in_doubt_after: next_hop.deadlines.block + next_hop.deadlines.dot + IN_DOUBT_MARGIN,
+            next_hop,
+            tls: None,
+            tls_required: false,
+            failure_policy: FailurePolicy::Fail,
+            queue_timeout: Duration::from_secs(5),
+            drain_delay: Duration::ZERO,
+            grace: Duration::from_secs(25),
+        }
+    }
+
     /// True when a client of that address may send.
     pub fn allows(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();

@@ -9,12 +9,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use tdc_queue::{EntryKey, EntryMeta, JournalQueue, MAX_CHUNK, NewEntry, QueueError};
+use thiserror::Error;
+
+/// Why a copy is not in the queue.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum CopyError {
+    /// What the queue says.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// It says nothing. The step may be done all the same.
+    #[error("the queue did not answer within {0:?}")]
+    Slow(Duration),
+}
+
+/// Waits for a step of the queue, but not longer than that.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = Result<T, QueueError>>,
+) -> Result<T, CopyError> {
+    match tokio::time::timeout(limit, step).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(CopyError::Slow(limit)),
+    }
+}
 
 /// The body of a message, and the entries that it goes to.
 pub(crate) struct Copies {
     queue: Arc<dyn JournalQueue>,
+    /// How long each step may take.
+    limit: Duration,
     pending: Vec<Bytes>,
     pending_len: usize,
     size: u64,
@@ -31,7 +56,7 @@ enum State {
     /// These. Nothing of them is in the queue but chunks.
     Due(Vec<EntryKey>),
     /// These, and the queue has failed.
-    Failed(Vec<EntryKey>, QueueError),
+    Failed(Vec<EntryKey>, CopyError),
 }
 
 /// What is the same for all copies of a message.
@@ -42,9 +67,10 @@ pub(crate) struct Lifetimes {
 }
 
 impl Copies {
-    pub(crate) fn new(queue: Arc<dyn JournalQueue>) -> Self {
+    pub(crate) fn new(queue: Arc<dyn JournalQueue>, limit: Duration) -> Self {
         Self {
             queue,
+            limit,
             pending: Vec::new(),
             pending_len: 0,
             size: 0,
@@ -96,7 +122,7 @@ impl Copies {
             let writes = keys
                 .iter()
                 .map(|key| self.queue.write_chunk(key, self.written, chunk.clone()));
-            match try_join_all(writes).await {
+            match within(self.limit, try_join_all(writes)).await {
                 Ok(_) => self.written += 1,
                 Err(error) => {
                     let keys = keys.clone();
@@ -108,17 +134,20 @@ impl Copies {
         }
     }
 
-    /// Makes all entries durable; gives their keys. `meta` tells each copy apart, in the order of
+    /// Makes all entries durable; says of each whether it is. `meta` tells each copy apart, in the order of
     /// [`Self::decide`].
     pub(crate) async fn prepare(
         &mut self,
         meta: impl IntoIterator<Item = EntryMeta>,
         lifetimes: &Lifetimes,
-    ) -> Result<Vec<EntryKey>, QueueError> {
+    ) -> Vec<(EntryKey, Result<(), CopyError>)> {
         self.write_chunks().await;
         let keys = match &self.state {
-            State::Undecided | State::Unneeded => return Ok(Vec::new()),
-            State::Failed(_, error) => return Err(error.clone()),
+            State::Undecided | State::Unneeded => return Vec::new(),
+            State::Failed(keys, error) => {
+                let failed = keys.iter().map(|key| (key.clone(), Err(error.clone())));
+                return failed.collect();
+            }
             State::Due(keys) => keys.clone(),
         };
         let rest = if self.pending_len > 0 {
@@ -127,7 +156,7 @@ impl Copies {
         } else {
             Vec::new()
         };
-        let prepares = keys.iter().zip(meta).map(|(key, meta)| {
+        let prepares = keys.into_iter().zip(meta).map(|(key, meta)| {
             let entry = NewEntry {
                 key: key.clone(),
                 meta,
@@ -136,10 +165,10 @@ impl Copies {
                 in_doubt_after: lifetimes.in_doubt_after,
                 retain: lifetimes.retain,
             };
-            self.queue.prepare(entry, self.written, rest.clone())
+            let prepare = within(self.limit, self.queue.prepare(entry, self.written, rest.clone()));
+            async move { (key, prepare.await) }
         });
-        try_join_all(prepares).await?;
-        Ok(keys)
+        join_all(prepares).await
     }
 
     /// The entries that may be in the queue in part or in whole.

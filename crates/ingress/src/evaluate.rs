@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tdc_core::Envelope;
 use tdc_core::evaluator::{Decision, Snapshot};
+use tdc_core::policy::FailurePolicy;
 use tdc_proto::v1::policy_service_client::PolicyServiceClient;
 use tdc_proto::watch::{Contact, Snapshots};
 use tdc_proto::{MAX_BATCH, MAX_MESSAGE, v1};
@@ -50,6 +51,13 @@ pub struct Evaluated {
     pub source: Source,
     /// Lifetime, header rules and failure policy for the message.
     pub snapshot: Arc<Snapshot>,
+}
+
+/// Nothing here can decide: there is no snapshot, or it is too old.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Undecided {
+    /// What the last snapshot said about such mail; `None`: there never was one.
+    pub failure_policy: Option<FailurePolicy>,
 }
 
 /// Decides; cheap to clone.
@@ -103,8 +111,11 @@ impl Evaluation {
         self.contact.staleness()
     }
 
-    /// Decides for one envelope; `None` when nothing here can decide.
-    pub async fn evaluate(&self, envelope: Envelope) -> Option<Evaluated> {
+    /// Decides for one envelope.
+    ///
+    /// # Errors
+    /// [`Undecided`] says what to do with the message then.
+    pub async fn evaluate(&self, envelope: Envelope) -> Result<Evaluated, Undecided> {
         let span = tracing::info_span!(
             "policy.Evaluate",
             otel.kind = "client",
@@ -112,7 +123,14 @@ impl Evaluation {
             recipients = envelope.recipients.len(),
             copies = tracing::field::Empty
         );
-        self.decide(envelope, &span).instrument(span.clone()).await
+        let decided = self.decide(envelope, &span).instrument(span.clone()).await;
+        decided.ok_or_else(|| Undecided {
+            failure_policy: self
+                .snapshots
+                .borrow()
+                .as_ref()
+                .map(|snapshot| snapshot.table.connector.failure_policy),
+        })
     }
 
     async fn decide(&self, envelope: Envelope, span: &tracing::Span) -> Option<Evaluated> {

@@ -20,7 +20,9 @@ pub(crate) enum Skip {
     Loop,
     NoPolicy,
     Unresolved,
-    Queue,
+    QueueUnavailable,
+    QueueTimeout,
+    QueueFull,
 }
 
 impl Skip {
@@ -30,7 +32,9 @@ impl Skip {
             Self::Loop => "loop",
             Self::NoPolicy => "no_policy",
             Self::Unresolved => "unresolved",
-            Self::Queue => "queue",
+            Self::QueueUnavailable => "queue_unavailable",
+            Self::QueueTimeout => "queue_timeout",
+            Self::QueueFull => "queue_full",
         }
     }
 }

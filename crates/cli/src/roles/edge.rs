@@ -10,7 +10,7 @@ use tdc_core::policy::FailurePolicy;
 use tdc_ingress::{Deps, Ingress, IngressConfig};
 use tdc_smtp::BareLf;
 
-use crate::args::{BareLfArg, EdgeArgs};
+use crate::args::{BareLfArg, EdgeArgs, FailurePolicyArg};
 use crate::error::CliError;
 
 /// Added to the next hop's time for the final dot before an entry counts as in doubt.
@@ -38,7 +38,11 @@ pub(crate) fn config(args: &EdgeArgs, hostname: &str) -> Result<IngressConfig, C
         next_hop,
         tls,
         tls_required: args.tls_required,
-        failure_policy: FailurePolicy::Fail,
+        failure_policy: match args.failure_policy {
+            FailurePolicyArg::Fail => FailurePolicy::Fail,
+            FailurePolicyArg::Ignore => FailurePolicy::Ignore,
+        },
+        queue_timeout: args.queue_timeout,
         drain_delay: args.drain_delay,
         grace: args.grace,
     })

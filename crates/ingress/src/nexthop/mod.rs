@@ -44,6 +44,22 @@ pub struct NextHopConfig {
     pub refresh: Duration,
 }
 
+impl NextHopConfig {
+    /// These hosts, in the clear, with the usual times.
+    pub fn new(hosts: Vec<HostPort>, helo: impl Into<String>) -> Self {
+        Self {
+            hosts,
+            helo: helo.into(),
+            tls: NextHopTls::Off,
+            deadlines: Deadlines::default(),
+            max_idle: Duration::from_secs(30),
+            max_age: Duration::from_secs(300),
+            keep: 100,
+            refresh: Duration::from_secs(60),
+        }
+    }
+}
+
 /// How long each step with the next hop may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {
@@ -57,6 +73,19 @@ pub struct Deadlines {
     pub block: Duration,
     /// The answer to the final dot.
     pub dot: Duration,
+}
+
+impl Default for Deadlines {
+    /// 100 s for an answer, as Postfix's `smtpd_proxy_timeout`: clients wait for minutes (RFC 5321 section 4.5.3.2).
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            greeting: Duration::from_secs(30),
+            command: Duration::from_secs(100),
+            block: Duration::from_secs(60),
+            dot: Duration::from_secs(100),
+        }
+    }
 }
 
 /// Why the next hop gave no reply that could be passed on.

@@ -36,8 +36,16 @@ struct Shared {
     idle: Mutex<Vec<Vec<Connection>>>,
     /// For each host.
     offers: Vec<ArcSwapOption<Extensions>>,
-    /// What all of them offer; `None` until one was asked.
-    common: watch::Sender<Option<Arc<Extensions>>>,
+    common: watch::Sender<Known>,
+}
+
+/// What is known of the hosts' offers.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// All hosts were asked once, whether they answered or not.
+    asked: bool,
+    /// What all of them offer that have answered.
+    offer: Option<Arc<Extensions>>,
 }
 
 impl Pool {
@@ -50,7 +58,7 @@ impl Pool {
             hosts: Hosts::new(count),
             idle: Mutex::new((0..count).map(|_| Vec::new()).collect()),
             offers: (0..count).map(|_| ArcSwapOption::empty()).collect(),
-            common: watch::channel(None).0,
+            common: watch::channel(Known::default()).0,
         });
         tokio::spawn(look_after(Arc::downgrade(&shared)));
         Self { shared }
@@ -107,8 +115,9 @@ impl Pool {
     /// What the hosts offer; `None` while none can be asked.
     pub(crate) async fn extensions(&self) -> Option<Arc<Extensions>> {
         let mut common = self.shared.common.subscribe();
-        let known = tokio::time::timeout(LEARN, common.wait_for(Option::is_some)).await;
-        known.ok()?.ok()?.clone()
+        let known = common.wait_for(|known| known.asked || known.offer.is_some());
+        let known = tokio::time::timeout(LEARN, known).await;
+        known.ok()?.ok()?.offer.clone()
     }
 
     /// Closes every idle connection.
@@ -169,7 +178,8 @@ impl Shared {
             Some(common) => Some(common.intersection(&next)),
             None => Some((*next).clone()),
         });
-        self.common.send_replace(common.map(Arc::new));
+        self.common
+            .send_modify(|known| known.offer = common.map(Arc::new));
     }
 
     fn is_fresh(&self, connection: &Connection) -> bool {
@@ -242,10 +252,11 @@ async fn look_after(shared: Weak<Shared>) {
         tick.tick().await;
         let Some(shared) = shared.upgrade() else { return };
         shared.tidy();
-        let known = shared.common.borrow().is_some();
+        let known = shared.common.borrow().offer.is_some();
         let due = asked.is_none_or(|at| !known || at.elapsed() >= shared.config.refresh);
         if due {
             shared.refresh().await;
+            shared.common.send_modify(|known| known.asked = true);
             asked = Some(Instant::now());
         }
     }

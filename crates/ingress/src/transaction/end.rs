@@ -29,7 +29,7 @@ impl Transaction {
         });
         let keys = match self.journal().await {
             Journal::Prepared(keys) => keys,
-            Journal::Refuse(reply, outcome) => {
+            Journal::Refuse((reply, outcome)) => {
                 self.hop = None;
                 return self.abort(reply, outcome, None).await;
             }

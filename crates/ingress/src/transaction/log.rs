@@ -16,7 +16,7 @@ impl Transaction {
         if !message_id.is_empty() {
             self.log(&MailEvent::MessageId { mid, message_id });
         }
-        let Some(evaluated) = self.body.as_ref().and_then(|body| body.evaluated.as_ref()) else {
+        let Some(Ok(evaluated)) = self.body.as_ref().map(|body| &body.evaluated) else {
             return;
         };
         let verdicts = &evaluated.decision.recipients;

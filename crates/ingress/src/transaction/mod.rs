@@ -37,7 +37,7 @@ use tracing::Instrument as _;
 use self::opening::{Opened, open, send_ahead};
 use self::replies::{lost, pass, unavailable};
 use crate::copies::Copies;
-use crate::evaluate::Evaluated;
+use crate::evaluate::{Evaluated, Undecided};
 use crate::listener::Shared;
 use crate::nexthop::NextHopError;
 use crate::nexthop::connection::Connection;
@@ -68,8 +68,10 @@ pub(crate) struct Transaction {
 struct BodyState {
     scanner: HeaderScanner,
     headers: Option<Headers>,
-    evaluation: Option<JoinHandle<Option<Evaluated>>>,
-    evaluated: Option<Evaluated>,
+    evaluation: Option<JoinHandle<Result<Evaluated, Undecided>>>,
+    evaluated: Result<Evaluated, Undecided>,
+    /// No copy is made although one may be due: it is our own, or the message is not clean.
+    skipped: bool,
     copies: Copies,
     /// The connection to the next hop broke; the client hears of it at the end of its body.
     broken: Option<NextHopError>,
@@ -214,8 +216,9 @@ impl Transaction {
             scanner: HeaderScanner::default(),
             headers: None,
             evaluation: Some(tokio::spawn(question.instrument(self.span.clone()))),
-            evaluated: None,
-            copies: Copies::new(self.shared.deps.queue.clone()),
+            evaluated: Err(Undecided::default()),
+            skipped: false,
+            copies: Copies::new(self.shared.deps.queue.clone(), self.shared.config.queue_timeout),
             broken: None,
         });
         Reply::new(354, "End data with <CR><LF>.<CR><LF>")
