@@ -12,5 +12,6 @@ mod mutual_tls;
 mod outage;
 mod policies;
 mod send;
-mod stage;
 mod tracing;
+
+use tdc_tests::stage;

@@ -2,140 +2,31 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything may take before a test fails: generous, since machines are shared.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-
-/// The program under test: `TDC_BIN`, or the one that was built beside this test.
-pub(crate) fn tdc() -> PathBuf {
-    if let Some(path) = std::env::var_os("TDC_BIN") {
-        return path.into();
-    }
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(Path::parent).unwrap().join("tdc");
-    assert!(
-        path.exists(),
-        "{} is missing; run `cargo build -p tdc` first (make test does)",
-        path.display()
-    );
-    path
-}
-
-/// A child process whose output goes to a file.
-pub(crate) struct Process {
-    name: String,
-    child: Child,
-    log: PathBuf,
-}
-
-impl Process {
-    fn start(dir: &Path, name: &str, command: &mut Command) -> Self {
-        let log = dir.join(format!("{name}.log"));
-        let out = File::create(&log).unwrap();
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(out.try_clone().unwrap())
-            .stderr(out)
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!("cannot start {name}: {error}; `make test-tools` installs what is missing")
-            });
-        Self {
-            name: name.to_owned(),
-            child,
-            log,
-        }
-    }
-
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// The address behind the first line that holds `text`.
-    pub(crate) fn address(&self, text: &str) -> SocketAddr {
-        wait_for(&format!("{} to say \"{text}\"", self.name), || {
-            let log = self.log();
-            let line = log.lines().find(|line| line.contains(text))?;
-            line.split(['"', ' ', ',']).find_map(|word| word.parse().ok())
-        })
-    }
-
-    /// SIGTERM; the exit must be clean.
-    pub(crate) fn terminate(mut self) {
-        let kill = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(kill.success());
-        let status = wait_for(&format!("{} to end", self.name), || {
-            self.child.try_wait().unwrap()
-        });
-        assert!(
-            status.success(),
-            "{} ended with {status}: {}",
-            self.name,
-            self.log()
-        );
-    }
-
-    /// SIGKILL.
-    pub(crate) fn kill(mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            let log = self.log();
-            let tail: Vec<&str> = log.lines().rev().take(40).collect();
-            println!("--- {} (last lines first) ---\n{}", self.name, tail.join("\n"));
-        }
-    }
-}
-
-/// Asks until there is an answer.
-pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
+pub use crate::process::{PATIENCE, Process, free_port, tdc, wait_for};
 
 /// A message that arrived.
-pub(crate) struct Arrived {
-    pub(crate) record: Value,
-    pub(crate) bytes: Vec<u8>,
+pub struct Arrived {
+    /// What the simulator noted about it.
+    pub record: Value,
+    /// Its octets.
+    pub bytes: Vec<u8>,
 }
 
 impl Arrived {
-    pub(crate) fn from(&self) -> &str {
+    /// Its sender.
+    pub fn from(&self) -> &str {
         self.record["mail_from"].as_str().unwrap()
     }
 
-    pub(crate) fn to(&self) -> Vec<&str> {
+    /// Its recipients.
+    pub fn to(&self) -> Vec<&str> {
         let to = self.record["rcpt_to"].as_array().unwrap();
         to.iter().map(|to| to["address"].as_str().unwrap()).collect()
     }
@@ -143,32 +34,43 @@ impl Arrived {
 
 /// How a stage differs from the usual one.
 #[derive(Default)]
-pub(crate) struct Options {
+pub struct Options {
     /// Further arguments of the mailbox simulator.
-    pub(crate) mailbox: Vec<&'static str>,
+    pub mailbox: Vec<&'static str>,
     /// Further settings of the connector, as YAML lines of its `spec`.
-    pub(crate) connector: &'static str,
+    pub connector: &'static str,
     /// Environment of the roles.
-    pub(crate) env: Vec<(&'static str, String)>,
+    pub env: Vec<(&'static str, String)>,
 }
 
 /// Mailbox, intake, Redis, policy, ingress, worker.
-pub(crate) struct Stage {
-    pub(crate) dir: TempDir,
-    pub(crate) smtp: SocketAddr,
-    redis_port: u16,
-    pub(crate) policy_address: SocketAddr,
+pub struct Stage {
+    /// Everything of this stage is below it.
+    pub dir: TempDir,
+    /// Where ingress takes mail.
+    pub smtp: SocketAddr,
+    /// Where Redis listens.
+    pub redis_port: u16,
+    /// Where the mailbox server listens.
+    pub next_hop: SocketAddr,
+    /// Where the policy service listens.
+    pub policy_address: SocketAddr,
     env: Vec<(&'static str, String)>,
-    pub(crate) redis: Option<Process>,
-    pub(crate) worker: Option<Process>,
-    pub(crate) ingress: Process,
-    pub(crate) policy: Option<Process>,
+    /// `None` while it is stopped; the same for the others.
+    pub redis: Option<Process>,
+    /// The worker.
+    pub worker: Option<Process>,
+    /// The ingress.
+    pub ingress: Process,
+    /// The policy service.
+    pub policy: Option<Process>,
     _mailbox: Process,
     _intake: Process,
 }
 
 impl Stage {
-    pub(crate) fn build(options: Options) -> Self {
+    /// Starts everything, and waits until it is ready.
+    pub fn build(options: Options) -> Self {
         let dir = TempDir::new().unwrap();
         let redis_port = free_port();
         let redis = start_redis(dir.path(), redis_port);
@@ -196,20 +98,8 @@ impl Stage {
             .arg(dir.path().join("config"));
         let policy = Process::start(dir.path(), "policy", role.envs(env.iter().cloned()));
         let policy_address = policy.address("Serving policy decisions.");
-        let mut role = Command::new(tdc());
-        role.args([
-            "ingress",
-            "--listen",
-            "127.0.0.1:0",
-            "--next-hop",
-            &next_hop.to_string(),
-        ])
-        .args([
-            "--redis",
-            &redis_url(redis_port),
-            "--policy",
-            &policy_address.to_string(),
-        ]);
+        let mut role = ingress_command(&tdc(), next_hop, redis_port, policy_address);
+        role.args(["--listen", "127.0.0.1:0"]);
         let ingress = Process::start(dir.path(), "ingress", role.envs(env.iter().cloned()));
         let smtp = ingress.address("Accepting mail.");
         wait_for("the policies to reach ingress", || {
@@ -219,6 +109,7 @@ impl Stage {
             dir,
             smtp,
             redis_port,
+            next_hop,
             policy_address,
             env,
             redis: Some(redis),
@@ -232,7 +123,13 @@ impl Stage {
         stage
     }
 
-    pub(crate) fn start_worker(&mut self) {
+    /// A further ingress, of this program.
+    pub fn ingress_command(&self, program: &Path) -> Command {
+        ingress_command(program, self.next_hop, self.redis_port, self.policy_address)
+    }
+
+    /// Starts a worker.
+    pub fn start_worker(&mut self) {
         let mut role = Command::new(tdc());
         role.args([
             "worker",
@@ -248,23 +145,25 @@ impl Stage {
         self.worker = Some(worker);
     }
 
-    pub(crate) fn stop_redis(&mut self) {
+    /// Kills Redis.
+    pub fn stop_redis(&mut self) {
         if let Some(redis) = self.redis.take() {
             redis.kill();
         }
     }
 
-    pub(crate) fn restart_redis(&mut self) {
+    /// Starts Redis on the same data.
+    pub fn restart_redis(&mut self) {
         self.redis = Some(start_redis(self.dir.path(), self.redis_port));
     }
 
     /// What the mailbox server has, in the order of arrival.
-    pub(crate) fn mailbox(&self) -> Vec<Arrived> {
+    pub fn mailbox(&self) -> Vec<Arrived> {
         arrived(&self.dir.path().join("mailbox"))
     }
 
     /// What the intake has, once it has at least `count`.
-    pub(crate) fn intake(&self, count: usize) -> Vec<Arrived> {
+    pub fn intake(&self, count: usize) -> Vec<Arrived> {
         let dir = self.dir.path().join("intake");
         wait_for(&format!("{count} copies"), || {
             (records(&dir).len() >= count).then_some(())
@@ -273,13 +172,13 @@ impl Stage {
     }
 
     /// The intake's own report.
-    pub(crate) fn report(&self) -> Value {
+    pub fn report(&self) -> Value {
         let path = self.dir.path().join("report.json");
         serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     }
 
     /// Sends with swaks; gives its transcript and whether it succeeded.
-    pub(crate) fn swaks(&self, from: &str, to: &str, message: Option<&[u8]>) -> (bool, String) {
+    pub fn swaks(&self, from: &str, to: &str, message: Option<&[u8]>) -> (bool, String) {
         let mut command = Command::new("swaks");
         command.args([
             "--server",
@@ -316,11 +215,18 @@ impl Stage {
 }
 
 /// Runs a client to its end.
-pub(crate) fn run(command: &mut Command) -> Output {
+pub fn run(command: &mut Command) -> Output {
     command
         .stdin(Stdio::null())
         .output()
         .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}; `make test-tools` installs it"))
+}
+
+fn ingress_command(program: &Path, next_hop: SocketAddr, redis: u16, policy: SocketAddr) -> Command {
+    let mut role = Command::new(program);
+    role.args(["ingress", "--next-hop", &next_hop.to_string()]);
+    role.args(["--redis", &redis_url(redis), "--policy", &policy.to_string()]);
+    role
 }
 
 fn redis_url(port: u16) -> String {
