@@ -10,6 +10,9 @@ use ipnet::IpNet;
 use tdc_proto::channel::{self, PolicyAddress};
 use tdc_proto::tls::{ClientTls, ServerTls, TlsFiles};
 use tdc_telemetry::LogFormat;
+
+use crate::dlq::DlqArgs;
+use crate::hosts::{HostStatusArgs, TopHostsArgs};
 use tonic::transport::Channel;
 
 use crate::error::CliError;
@@ -38,6 +41,14 @@ pub(crate) enum Command {
     Send(crate::send::SendArgs),
     /// Runs the main job here, with sample mail and simulators, and checks every byte
     Demo(DemoArgs),
+    /// Shows the counters of the queue and of each intake, as the original's tophosts does
+    #[command(name = "tophosts")]
+    TopHosts(TopHostsArgs),
+    /// Shows what is known of the.tdc.queue, or of one intake, as the original's hoststatus does
+    #[command(name = "hoststatus")]
+    HostStatus(HostStatusArgs),
+    /// Lists, shows, replays or purges copies that ended undelivered
+    Dlq(DlqArgs),
     /// Prints the custom resource definitions as YAML
     Crds,
 }

@@ -5,7 +5,9 @@
 mod args;
 mod client;
 mod demo;
+mod dlq;
 mod error;
+mod hosts;
 mod next_hop;
 mod policy;
 mod process;
@@ -59,11 +61,21 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Simulate(args) => Box::pin(simulate::run(args)).await,
         Command::Send(args) => Box::pin(send::run(args)).await,
         Command::Demo(args) => Box::pin(demo::run(args)).await,
+        Command::TopHosts(args) => Box::pin(hosts::top(args)).await,
+        Command::HostStatus(args) => Box::pin(hosts::status(args)).await,
+        Command::Dlq(args) => Box::pin(dlq::run(args)).await,
         Command::Crds => {
             say(tdc_api::crds_yaml());
             Ok(())
         }
     }
+}
+
+/// Writes octets to standard output as they are.
+pub(crate) fn say_bytes(octets: &[u8]) {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(octets).and_then(|()| out.flush());
 }
 
 /// Writes to standard output. Nobody reading it is no failure of ours.

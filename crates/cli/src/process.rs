@@ -125,10 +125,13 @@ impl Process {
 
 /// The queue behind a URL.
 pub(crate) async fn redis(url: &str) -> Result<Arc<dyn JournalQueue>, CliError> {
+    Ok(Arc::new(redis_queue(url).await?))
+}
+
+/// The same, with its dead letters.
+pub(crate) async fn redis_queue(url: &str) -> Result<RedisQueue, CliError> {
     let queue = RedisQueue::connect(url, RedisOptions::default()).await;
-    Ok(Arc::new(queue.map_err(|error| {
-        CliError::new("cannot use the queue (--redis)", error)
-    })?))
+    queue.map_err(|error| CliError::new("cannot use the queue (--redis)", error))
 }
 
 /// The queue of a process of its own.

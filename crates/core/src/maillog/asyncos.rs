@@ -226,6 +226,20 @@ fn endpoint(peer: &str) -> (String, u16, &'static str) {
     }
 }
 
+/// A time in the form of RFC 3339, in UTC: `2004-01-06T15:03:18.042Z`. `unix_ms` is milliseconds since 1970.
+pub fn rfc3339(unix_ms: u64) -> String {
+    let (days, millis) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
+    let (year, month, day) = civil(days);
+    format!(
+        "{year:04}-{:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
+        month + 1,
+        millis / 3_600_000,
+        millis / 60_000 % 60,
+        millis / 1000 % 60,
+        millis % 1000
+    )
+}
+
 /// The time of a line in UTC: `Tue Jan  6 15:03:18 2004`. `unix` is seconds since 1970.
 pub fn asyncos_time(unix: u64) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];

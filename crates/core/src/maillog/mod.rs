@@ -10,7 +10,7 @@ mod fields;
 #[cfg(test)]
 mod tests;
 
-pub use asyncos::asyncos_time;
+pub use asyncos::{asyncos_time, rfc3339};
 pub use fields::Value;
 
 use std::borrow::Cow;
