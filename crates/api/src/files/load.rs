@@ -6,12 +6,11 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tdc_yaml::{FieldPath, Node};
 use thiserror::Error;
 
 use super::directory::{self, FileText};
-use super::path::FieldPath;
 use super::schema::{KindSchema, Violation};
-use super::yaml::{self, Node};
 use crate::compile::{Compiled, Verdict};
 use crate::objects::{API_VERSION, Kind, Objects};
 
@@ -143,7 +142,7 @@ struct Reader {
 
 impl Reader {
     fn file(&mut self, FileText { name, text }: &FileText) {
-        let (documents, fault) = yaml::documents(text);
+        let (documents, fault) = tdc_yaml::documents(text);
         for document in documents {
             self.document(name, document);
         }
@@ -202,7 +201,7 @@ impl Reader {
 
     /// The kind of a document, if it is one of ours.
     fn kind(&mut self, file: &str, root: &Node) -> Option<Kind> {
-        if !matches!(root.data, yaml::Data::Mapping(_)) {
+        if !matches!(root.data, tdc_yaml::Data::Mapping(_)) {
             let message = format!("is not a resource; begin with apiVersion: {API_VERSION}");
             self.error(file, root.line, String::new(), message);
             return None;

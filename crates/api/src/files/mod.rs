@@ -12,10 +12,8 @@
 
 mod directory;
 mod load;
-mod path;
 mod schema;
 mod watch;
-mod yaml;
 
 pub use directory::{MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES};
 pub use load::{FileError, FileErrors, MAX_ERRORS, load_dir};

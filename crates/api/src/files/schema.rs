@@ -10,8 +10,8 @@ use jsonschema::paths::LocationSegment;
 use jsonschema::{PatternOptions, Validator};
 use kube::core::cel::{self, CompiledSchema};
 use serde_json::{Value, json};
+use tdc_yaml::{FieldPath, Step};
 
-use super::path::{FieldPath, Step};
 use crate::crds::crd;
 use crate::objects::{API_VERSION, Kind};
 use crate::syntax;

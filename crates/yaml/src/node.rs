@@ -9,9 +9,9 @@ use std::collections::{HashMap, HashSet};
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput, Tag};
 use serde_json::{Map, Number, Value};
 
-use super::path::{FieldPath, Step};
+use crate::path::{FieldPath, Step};
 
-/// Levels of nesting in a document; the kinds need 7.
+/// Levels of nesting in a document; the deepest kind needs 7.
 const MAX_DEPTH: usize = 64;
 /// Nodes in one file: 10,000 policies with 100 patterns each need 1.2 million.
 const MAX_NODES: usize = 4_000_000;
@@ -20,38 +20,47 @@ const MAX_ALIAS_NODES: usize = 100_000;
 
 /// A value, and the line on which it begins (from 1).
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) line: usize,
-    pub(super) data: Data,
+pub struct Node {
+    /// The line on which it begins.
+    pub line: usize,
+    /// Its content.
+    pub data: Data,
 }
 
 /// The content of a [`Node`].
 #[derive(Clone, Debug)]
-pub(super) enum Data {
+pub enum Data {
+    /// Text, a number, a boolean or nothing.
     Scalar(Value),
+    /// `- a`, or `[a, b]`.
     List(Vec<Node>),
+    /// `key: value`, in the order of the file.
     Mapping(Vec<Entry>),
 }
 
 /// A field of a mapping; the line is that of its key.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) line: usize,
-    pub(super) value: Node,
+pub struct Entry {
+    /// The key as text.
+    pub key: String,
+    /// The key's line.
+    pub line: usize,
+    /// What the key stands for.
+    pub value: Node,
 }
 
 /// The file is not YAML as we read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub struct Fault {
     /// Where, from 1.
-    pub(super) line: usize,
+    pub line: usize,
     /// What is wrong, and what to do.
-    pub(super) message: String,
+    pub message: String,
 }
 
 /// The documents of a file up to the first fault, and that fault. Empty documents are left out.
-pub(super) fn documents(text: &str) -> (Vec<Node>, Option<Fault>) {
+#[must_use]
+pub fn documents(text: &str) -> (Vec<Node>, Option<Fault>) {
     let mut builder = Builder::default();
     let mut documents = Vec::new();
     let mut parser = Parser::new_from_str(text);
@@ -61,7 +70,8 @@ pub(super) fn documents(text: &str) -> (Vec<Node>, Option<Fault>) {
 
 impl Node {
     /// The value as JSON. Fields without a value are left out, as the API server does.
-    pub(super) fn to_json(&self) -> Value {
+    #[must_use]
+    pub fn to_json(&self) -> Value {
         match &self.data {
             Data::Scalar(value) => value.clone(),
             Data::List(items) => Value::Array(items.iter().map(Self::to_json).collect()),
@@ -76,7 +86,8 @@ impl Node {
     }
 
     /// The line of the deepest value on the way to `path` that exists; for a field, that of its key.
-    pub(super) fn line_of(&self, path: &FieldPath) -> usize {
+    #[must_use]
+    pub fn line_of(&self, path: &FieldPath) -> usize {
         let mut node = self;
         let mut line = self.line;
         for step in &path.0 {
@@ -98,7 +109,8 @@ impl Node {
     }
 
     /// The text of a field of this mapping.
-    pub(super) fn text(&self, key: &str) -> Option<&str> {
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<&str> {
         match &self.field(key)?.data {
             Data::Scalar(Value::String(text)) => Some(text),
             _ => None,
@@ -106,7 +118,8 @@ impl Node {
     }
 
     /// A field of this mapping.
-    pub(super) fn field(&self, key: &str) -> Option<&Self> {
+    #[must_use]
+    pub fn field(&self, key: &str) -> Option<&Self> {
         match &self.data {
             Data::Mapping(entries) => entries
                 .iter()
@@ -213,7 +226,7 @@ impl Builder {
         if self.open.len() >= MAX_DEPTH {
             return Err(fault(
                 line,
-                &format!("is nested deeper than {MAX_DEPTH} levels; no resource needs that"),
+                &format!("is nested deeper than {MAX_DEPTH} levels; nothing that we read needs that"),
             ));
         }
         self.open.push(Open {

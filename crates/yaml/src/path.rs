@@ -4,7 +4,7 @@ use std::fmt;
 
 /// One step from a value to a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// A field of a mapping.
     Key(String),
     /// An item of a list, from 0.
@@ -13,12 +13,13 @@ pub(super) enum Step {
 
 /// The steps from the document to a value; none for the document itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct FieldPath(pub(super) Vec<Step>);
+pub struct FieldPath(pub Vec<Step>);
 
 impl FieldPath {
     /// Reads what [`fmt::Display`] writes. Keys with dots or brackets do not occur in the fields of the three kinds;
     /// in labels and annotations they do, and paths to those are never read from text.
-    pub(super) fn parse(text: &str) -> Self {
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
         let mut steps = Vec::new();
         for part in text.split('.').filter(|part| !part.is_empty()) {
             let mut pieces = part.split('[');
@@ -34,7 +35,8 @@ impl FieldPath {
     }
 
     /// The path of a field of this value.
-    pub(super) fn key(mut self, key: &str) -> Self {
+    #[must_use]
+    pub fn key(mut self, key: &str) -> Self {
         self.0.push(Step::Key(key.into()));
         self
     }
