@@ -6,7 +6,7 @@ CARGO ?= cargo
 TARGET := x86_64-unknown-linux-gnu
 FUZZ_SECONDS ?= 60
 # The Debian packages of the real clients and servers that the tests use.
-TEST_PACKAGES := redis-server swaks postfix
+TEST_PACKAGES := redis-server swaks libnet-ssleay-perl postfix
 
 .PHONY: help
 help: ## lists the verbs
@@ -42,6 +42,7 @@ test-tools: ## installs the Debian packages that the tests need, when they are m
 	@missing=""; \
 	command -v redis-server >/dev/null || missing="$$missing redis-server"; \
 	command -v swaks >/dev/null || missing="$$missing swaks"; \
+	perl -MNet::SSLeay -e1 2>/dev/null || missing="$$missing libnet-ssleay-perl"; \
 	[ -x /usr/sbin/smtp-source ] || missing="$$missing postfix"; \
 	if [ -n "$$missing" ]; then \
 	  echo "Installing$$missing"; \

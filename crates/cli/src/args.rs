@@ -361,6 +361,24 @@ pub(crate) struct WorkerArgs {
     pub(crate) grace: Duration,
 }
 
+/// What `--script` takes, in short; docs/simulate.md has all of it.
+const SCRIPT_HELP: &str = "\
+Scripts: a list of rules; at each stage the first rule that fits strikes. Stages: connect, greeting, ehlo, starttls, \
+handshake, mail, rcpt, data, body, dot, rset, quit, between.
+
+  seed: 7                         # the same odds again
+  rules:
+  - { at: rcpt, odds: 0.1, do: { reply: 451 4.3.0 Later } }
+  - { at: dot, when: { attempt: 1 }, keep: true, do: close }    # taken, and never answered
+  - { at: mail, times: 3, do: { stall: 5s } }
+  - { at: greeting, when: { connection: 1-2 }, do: { half: 220 mx, then: close } }
+  - { at: handshake, after: 10, do: { certificate: expired } }
+  - { at: between, when: { idle: 1s }, do: { reply: 421 4.4.2 Bye } }
+
+What can be done: close, reset, stall, pass, garbage, {reply}, {half}, {raw}, {stall}, {slow}, {refuse}, {without}, \
+{with}, {tls}, {certificate}, {alert}; docs/simulate.md describes each. --report counts the strikes of each rule, and \
+says for each message what its sender heard.";
+
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArgs {
     #[command(subcommand)]
@@ -401,18 +419,23 @@ pub(crate) struct SimulateCommonArgs {
     /// Refuses the message of a recipient at its end: ADDRESS=CODE TEXT
     #[arg(long, value_name = "RULE")]
     pub(crate) reject_message: Vec<String>,
+    /// Injects the faults of this script (YAML), and reads it again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) script: Option<PathBuf>,
     /// Does not offer this EHLO keyword
     #[arg(long, value_name = "KEYWORD")]
     pub(crate) without: Vec<String>,
 }
 
 #[derive(Debug, Args)]
+#[command(after_long_help = SCRIPT_HELP)]
 pub(crate) struct SimulateMailboxArgs {
     #[command(flatten)]
     pub(crate) common: SimulateCommonArgs,
 }
 
 #[derive(Debug, Args)]
+#[command(after_long_help = SCRIPT_HELP)]
 pub(crate) struct SimulateIntakeArgs {
     #[command(flatten)]
     pub(crate) common: SimulateCommonArgs,

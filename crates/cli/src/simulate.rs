@@ -2,7 +2,7 @@
 
 use tdc_simulate::config::{all_extensions, set_keyword};
 use tdc_simulate::refuse::RejectAt;
-use tdc_simulate::{Common, IntakeConfig, MailboxConfig, Rejection, TlsSource};
+use tdc_simulate::{Common, IntakeConfig, MailboxConfig, Rejection, Script, TlsSource};
 
 use crate::args::{SimulateArgs, SimulateCommonArgs, SimulateWhat};
 use crate::error::CliError;
@@ -48,6 +48,8 @@ fn common(args: &SimulateCommonArgs, name: &str) -> Result<Common, CliError> {
         "--reject-message",
         &args.reject_message,
     )?);
+    let script = args.script.as_deref().map(Script::load).transpose();
+    let script = script.map_err(|errors| CliError::text(errors.to_string()))?;
     Ok(Common {
         listen: args.listen,
         hostname: format!("{name}.localhost"),
@@ -55,6 +57,7 @@ fn common(args: &SimulateCommonArgs, name: &str) -> Result<Common, CliError> {
         report: args.report.clone(),
         latency: args.latency,
         rejections,
+        script,
         ..Common::default()
     })
 }

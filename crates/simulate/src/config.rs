@@ -9,6 +9,7 @@ use std::time::Duration;
 use tdc_smtp::{BareLf, Extensions};
 
 use crate::refuse::Rejection;
+use crate::script::Script;
 use crate::tls::TlsSource;
 
 /// The message limit that both servers announce (`SIZE`), in octets: what Exchange Online accepts at most.
@@ -58,6 +59,9 @@ pub struct Common {
     pub bare_lf: BareLf,
     /// Rules that turn clients away, asked in this order.
     pub rejections: Vec<Rejection>,
+    /// Faults by stage and odds, asked before the rejections. A script that was read from a file is read again when
+    /// the file changes.
+    pub script: Option<Script>,
 }
 
 impl Default for Common {
@@ -73,6 +77,7 @@ impl Default for Common {
             grace: Duration::from_secs(10),
             bare_lf: BareLf::Normalize,
             rejections: Vec::new(),
+            script: None,
         }
     }
 }
@@ -146,6 +151,24 @@ pub fn set_keyword(extensions: &mut Extensions, keyword: &str, on: bool) -> Resu
         "REQUIRETLS" => extensions.requiretls = on,
         "XFORWARD" => extensions.xforward = if on { xforward_names() } else { Vec::new() },
         _ => return Err(UnknownKeyword(keyword.chars().take(64).collect())),
+    }
+    Ok(())
+}
+
+/// The same for a script, which may also offer `SIZE` with a limit of its own, and offer or withdraw `STARTTLS`.
+pub(crate) fn offer_keyword(
+    extensions: &mut Extensions,
+    keyword: &str,
+    on: bool,
+) -> Result<(), UnknownKeyword> {
+    let unknown = || UnknownKeyword(keyword.chars().take(64).collect());
+    match keyword.split_once(' ') {
+        Some((size, limit)) if on && size.eq_ignore_ascii_case("SIZE") => {
+            extensions.size = Some(limit.trim().parse().map_err(|_| unknown())?);
+        }
+        Some(_) => return Err(unknown()),
+        None if keyword.eq_ignore_ascii_case("STARTTLS") => extensions.starttls = on,
+        None => set_keyword(extensions, keyword, on)?,
     }
     Ok(())
 }

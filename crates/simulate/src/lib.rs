@@ -16,6 +16,8 @@
 //! | [`server`] | the listener, the accept loop, the orderly end |
 //! | `connection`, `transaction` | the session of `tdc-smtp` driven over a socket; what becomes of each message |
 //! | [`refuse`] | the hook that decides at each stage whether a client is turned away |
+//! | [`script`] | which faults happen at which stage, and how often |
+//! | `inject` | carries a fault out on a connection |
 //! | `body` | a message body on its way in: memory first, then the store's file |
 //! | [`store`] | numbered messages in a folder, and their records |
 //! | [`inspect`] | what a copy that reached the intake says about itself |
@@ -25,12 +27,14 @@
 mod body;
 mod clock;
 mod connection;
+mod inject;
 mod transaction;
 
 pub mod config;
 pub mod inspect;
 pub mod refuse;
 pub mod report;
+pub mod script;
 pub mod server;
 pub mod store;
 pub mod tls;
@@ -41,6 +45,7 @@ use std::io::Write as _;
 pub use config::{Common, IntakeConfig, MailboxConfig, SimulateConfig};
 pub use refuse::{Refuse, Rejection, Stage};
 pub use report::{Report, ReportHandle};
+pub use script::Script;
 pub use server::{Server, bind};
 pub use store::{Record, Store};
 pub use tls::{TlsFiles, TlsSource};

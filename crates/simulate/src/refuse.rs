@@ -81,17 +81,21 @@ impl Rejection {
     }
 
     fn matches(&self, address: &str) -> bool {
-        let rule = self.address.as_str();
-        if rule == "*" {
-            return true;
-        }
-        let part = match address.rfind('@') {
-            Some(at) if rule.starts_with('@') => &address[at..],
-            Some(at) if rule.ends_with('@') => &address[..=at],
-            _ => address,
-        };
-        part.eq_ignore_ascii_case(rule)
+        matches(&self.address, address)
     }
+}
+
+/// Does an address fit `user@example.com`, `user@`, `@example.com` or `*`, in any case?
+pub(crate) fn matches(rule: &str, address: &str) -> bool {
+    if rule == "*" {
+        return true;
+    }
+    let part = match address.rfind('@') {
+        Some(at) if rule.starts_with('@') => &address[at..],
+        Some(at) if rule.ends_with('@') => &address[..=at],
+        _ => address,
+    };
+    part.eq_ignore_ascii_case(rule)
 }
 
 impl Refuse for Rejection {

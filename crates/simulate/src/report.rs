@@ -23,6 +23,8 @@ pub const MAX_ADDRESSES: usize = 1000;
 pub const OTHERS: &str = "(others)";
 /// Delivery ids that are remembered; the oldest is forgotten first.
 pub const MAX_IDS: usize = 1_000_000;
+/// Messages whose answers are listed one by one.
+pub const MAX_ANSWERS: usize = 100_000;
 /// Latencies below this many milliseconds are told apart exactly, longer ones to one part in sixteen.
 const EXACT: u64 = 16;
 
@@ -56,6 +58,40 @@ pub struct Report {
     /// At an intake: what the copies said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies: Option<CopyCounts>,
+    /// With a script: what it did, and what became of each message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub script: Option<ScriptCounts>,
+}
+
+/// What a script did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScriptCounts {
+    /// The seed of the odds; a script with `seed:` and this number does the same again.
+    pub seed: u64,
+    /// How often each rule struck, by its name.
+    pub injected: BTreeMap<String, u64>,
+    /// Messages that came to their end although the server had already answered them with 2xx: duplicates that no
+    /// fault excuses.
+    pub repeated: u64,
+    /// Messages by `X-TDC-Delivery-Id`, else `Message-ID`; at most [`MAX_ANSWERS`].
+    pub messages: BTreeMap<String, Answers>,
+    /// Ends of messages that are not among them.
+    pub others: u64,
+}
+
+/// What the sender of one message heard after the final dot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answers {
+    /// 2xx was written to the connection.
+    pub accepted: u64,
+    /// Another reply was.
+    pub refused: u64,
+    /// The final dot came, and no reply (yet).
+    pub unanswered: u64,
+    /// It was counted and, with a store, kept.
+    pub kept: u64,
+    /// It came again after 2xx.
+    pub repeated: u64,
 }
 
 /// What the copies said.
@@ -119,6 +155,10 @@ impl fmt::Display for Report {
                 f,
                 "{journal_reports} journal reports, {raw} raw, {malformed} malformed, {duplicates} duplicates; "
             )?;
+        }
+        if let Some(script) = &self.script {
+            let faults: u64 = script.injected.values().sum();
+            write!(f, "{faults} faults injected, {} repeated; ", script.repeated)?;
         }
         let most = self.max_concurrent_connections;
         write!(
@@ -205,6 +245,64 @@ impl ReportHandle {
             counts.report.tls_connections += 1;
         } else {
             counts.report.tls_failures += 1;
+        }
+    }
+
+    /// A script is in force; what was counted for the one before it stays.
+    pub(crate) fn script<'a>(&self, seed: u64, rules: impl Iterator<Item = &'a str>) {
+        let mut counts = self.change();
+        let script = counts.report.script.get_or_insert_default();
+        script.seed = seed;
+        for rule in rules {
+            script.injected.entry(rule.to_owned()).or_default();
+        }
+    }
+
+    /// A rule of the script struck.
+    pub(crate) fn injected(&self, rule: &str) {
+        if let Some(script) = &mut self.change().report.script {
+            *script.injected.entry(rule.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// A message came to its end.
+    pub(crate) fn dot(&self, id: &str) {
+        if let Some(script) = &mut self.change().report.script {
+            if script.messages.len() >= MAX_ANSWERS && !script.messages.contains_key(id) {
+                script.others += 1;
+                return;
+            }
+            let answers = script.messages.entry(id.to_owned()).or_default();
+            answers.unanswered += 1;
+            if answers.accepted > 0 {
+                answers.repeated += 1;
+                script.repeated += 1;
+            }
+        }
+    }
+
+    /// The answer to a message's end was written.
+    pub(crate) fn answered(&self, id: &str, accepted: bool) {
+        self.on_message(id, |answers| {
+            answers.unanswered = answers.unanswered.saturating_sub(1);
+            if accepted {
+                answers.accepted += 1;
+            } else {
+                answers.refused += 1;
+            }
+        });
+    }
+
+    /// A message was kept.
+    pub(crate) fn kept(&self, id: &str) {
+        self.on_message(id, |answers| answers.kept += 1);
+    }
+
+    fn on_message(&self, id: &str, change: impl FnOnce(&mut Answers)) {
+        let mut counts = self.change();
+        let messages = counts.report.script.as_mut().map(|script| &mut script.messages);
+        if let Some(answers) = messages.and_then(|messages| messages.get_mut(id)) {
+            change(answers);
         }
     }
 

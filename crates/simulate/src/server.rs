@@ -13,19 +13,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tdc_smtp::{Reply, ServerConfig};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
-use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::SimulateError;
 use crate::body::{Body, Budget, Keep, MEMORY_BUDGET};
 use crate::config::{Common, IntakeConfig, MailboxConfig, SimulateConfig};
 use crate::connection::Connection;
 use crate::refuse::{Refuse, Stage};
 use crate::report::{Report, ReportHandle};
+use crate::script::{self, At, Fault, Script, Watched};
 use crate::store::Store;
-use crate::{SimulateError, tls};
+use crate::tls::{Acceptors, TlsError};
 
 /// The report's file is looked after this often; it is written when something changed.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -35,12 +36,15 @@ const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Copies that are read back from their files and checked at the same time: each needs memory for the whole message.
 const LARGE_CHECKS: usize = 2;
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// What all connections of a server share.
 pub(crate) struct Shared {
     pub(crate) options: Common,
     pub(crate) session: Arc<ServerConfig>,
-    pub(crate) tls: Option<TlsAcceptor>,
+    pub(crate) tls: Option<Acceptors>,
+    pub(crate) script: Watched,
     pub(crate) is_intake: bool,
     pub(crate) counts: ReportHandle,
     pub(crate) large_checks: Semaphore,
@@ -59,6 +63,14 @@ impl Shared {
             (None, false) => (self.unstored.fetch_add(1, Ordering::Relaxed) + 1, Keep::Count),
         };
         Body::new(number, keep, &self.budget)
+    }
+
+    /// Puts a script in force, unless it wants what this server cannot do.
+    pub(crate) fn take_script(&self, script: Script) -> Result<(), TlsError> {
+        check_script(&script, self.tls.as_ref())?;
+        self.counts.script(script.seed, script.names());
+        self.script.set(script);
+        Ok(())
     }
 
     /// The first refusal of the rules.
@@ -120,16 +132,10 @@ fn prepare(config: SimulateConfig) -> Result<(Shared, Option<String>), SimulateE
         }) => (common, extensions, Some(tls), require_tls, true),
     };
     let files = tls.map(|source| source.load()).transpose()?;
-    let acceptor = files
-        .as_ref()
-        .map(tls::TlsFiles::server_config)
-        .transpose()?
-        .map(TlsAcceptor::from);
-    extensions.starttls = acceptor.is_some();
+    let ca = files.as_ref().and_then(|files| files.ca.clone());
+    let acceptors = files.map(Acceptors::new).transpose()?;
+    extensions.starttls = acceptors.is_some();
     let counts = ReportHandle::new(if is_intake { "intake" } else { "mailbox" }, is_intake);
-    if let Some(path) = &common.report {
-        write_report(&counts, path)?;
-    }
     let shared = Shared {
         session: Arc::new(ServerConfig {
             hostname: common.hostname.clone(),
@@ -138,7 +144,8 @@ fn prepare(config: SimulateConfig) -> Result<(Shared, Option<String>), SimulateE
             tls_required,
             ..ServerConfig::default()
         }),
-        tls: acceptor,
+        tls: acceptors,
+        script: Watched::default(),
         is_intake,
         counts,
         large_checks: Semaphore::new(LARGE_CHECKS),
@@ -157,7 +164,29 @@ fn prepare(config: SimulateConfig) -> Result<(Shared, Option<String>), SimulateE
         unstored: AtomicU64::new(0),
         options: common,
     };
-    Ok((shared, files.and_then(|files| files.ca)))
+    if let Some(script) = &shared.options.script {
+        shared.take_script(script.clone())?;
+    }
+    if let Some(path) = &shared.options.report {
+        write_report(&shared.counts, path)?;
+    }
+    Ok((shared, ca))
+}
+
+/// Every certificate that a script wants must be there before it is in force.
+fn check_script(script: &Script, tls: Option<&Acceptors>) -> Result<(), TlsError> {
+    for rule in &script.rules {
+        let wants_tls = rule
+            .at
+            .iter()
+            .any(|at| matches!(at, At::StartTls | At::Handshake));
+        match (tls, &rule.fault) {
+            (None, _) if wants_tls => return Err(TlsError::NoCertificate(rule.name.clone())),
+            (Some(tls), Fault::Tls(fault)) => drop(tls.acceptor(*fault)?),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn write_report(counts: &ReportHandle, path: &Path) -> Result<Report, SimulateError> {
@@ -210,12 +239,12 @@ impl Server {
         tracing::info!(server, listen = %local_addr, "The simulator listens.");
         let (stop, stopped) = watch::channel(false);
         let reporter = tokio::spawn(keep_report(shared.clone(), stopped.clone()));
+        let follower = tokio::spawn(script::follow(shared.clone(), stopped.clone()));
         let mut connections = JoinSet::new();
         tokio::select! {
-            () = accept_all(&listener, &shared, &stopped, &mut connections) => {}
+            () = accept_all(listener, local_addr, &shared, &stopped, &mut connections) => {}
             () = shutdown => {}
         }
-        drop(listener);
         // Receivers live in the reporter, so that there is always someone to tell.
         stop.send_replace(true);
         let all = async { while connections.join_next().await.is_some() {} };
@@ -227,13 +256,15 @@ impl Server {
             );
             connections.shutdown().await;
         }
+        follower.abort();
         finish_report(&shared, reporter).await
     }
 }
 
 /// Accepts until it is dropped.
 async fn accept_all(
-    listener: &TcpListener,
+    mut listener: TcpListener,
+    local_addr: SocketAddr,
     shared: &Arc<Shared>,
     stopped: &watch::Receiver<bool>,
     connections: &mut JoinSet<()>,
@@ -251,13 +282,48 @@ async fn accept_all(
             }
             Ok((stream, peer)) => {
                 pause = ACCEPT_PAUSE_MIN;
-                let connection = Connection::new(shared.clone(), stream, peer);
-                connections.spawn(connection.serve(stopped.clone()));
+                let connection = Connection::new(shared.clone(), stream, peer, stopped.clone());
+                let refusal = connection.refusal();
+                connections.spawn(connection.serve());
+                if let Some(time) = refusal {
+                    drop(listener);
+                    listener = refuse(local_addr, time).await;
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "A connection could not be accepted.");
                 sleep(pause).await;
                 pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+            }
+        }
+    }
+}
+
+/// Keeps the address without listening, so that connections are refused, then listens again.
+async fn refuse(addr: SocketAddr, time: Duration) -> TcpListener {
+    let until = Instant::now() + time;
+    loop {
+        let bound = || {
+            let socket = match addr {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(addr)?;
+            Ok::<_, io::Error>(socket)
+        };
+        let listening = match bound() {
+            Ok(socket) => {
+                sleep_until(until).await;
+                socket.listen(BACKLOG)
+            }
+            Err(error) => Err(error),
+        };
+        match listening {
+            Ok(listener) => return listener,
+            Err(error) => {
+                tracing::warn!(%error, %addr, "The address cannot be listened on again yet.");
+                sleep(ACCEPT_PAUSE_MAX).await;
             }
         }
     }

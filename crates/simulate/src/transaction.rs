@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tdc_core::headers::{DELIVERY_ID, HeaderScanner};
 use tdc_smtp::{BodyEnd, BodyFault, MailFrom, RcptTo, Reply};
 use tokio::task::spawn_blocking;
 
@@ -13,9 +14,13 @@ use crate::body::{Body, Trouble};
 use crate::connection::Client;
 use crate::refuse::Stage;
 use crate::report::ReportHandle;
+use crate::script::{At, Faults};
 use crate::server::Shared;
 use crate::store::{RecipientRecord, Record};
 use crate::{clock, inspect};
+
+/// Octets of an id that tells messages apart.
+const MAX_ID: usize = 128;
 
 /// A transaction between MAIL and the end of data.
 #[derive(Debug)]
@@ -23,45 +28,77 @@ pub(crate) struct Transaction {
     mail: MailFrom,
     recipients: Vec<RecipientRecord>,
     body: Option<Body>,
+    head: HeaderScanner,
+    /// Which message it is, and how often it has come; None until its header section is over.
+    identity: Option<Identity>,
+    /// Octets that had arrived when the script was asked last.
+    asked: u64,
+}
+
+/// Which message a transaction brings.
+#[derive(Debug)]
+struct Identity {
+    /// `X-TDC-Delivery-Id`, else `Message-ID`; None: it has neither.
+    id: Option<String>,
+    attempt: u64,
 }
 
 impl Transaction {
     /// `MAIL FROM`.
-    pub(crate) fn begin(shared: &Shared, mail: MailFrom) -> (Self, Reply) {
-        let reply = answer(shared, Stage::Mail(&mail.address), Reply::new(250, "2.1.0 Ok"));
-        (
-            Self {
-                mail,
-                recipients: Vec::new(),
-                body: None,
-            },
-            reply,
-        )
+    pub(crate) fn begin(mail: MailFrom) -> Self {
+        Self {
+            mail,
+            recipients: Vec::new(),
+            body: None,
+            head: HeaderScanner::default(),
+            identity: None,
+            asked: 0,
+        }
     }
 
-    /// `RCPT TO`.
-    pub(crate) fn recipient(&mut self, shared: &Shared, rcpt: RcptTo) -> Reply {
-        let reply = answer(shared, Stage::Rcpt(&rcpt.address), Reply::new(250, "2.1.5 Ok"));
-        if reply.is_positive() {
-            let RcptTo { address, params } = rcpt;
-            self.recipients.push(RecipientRecord { address, params });
-        }
-        reply
+    /// The usual replies.
+    pub(crate) fn ok_mail() -> Reply {
+        Reply::new(250, "2.1.0 Ok")
     }
 
-    /// `DATA`, or the first `BDAT`.
-    pub(crate) fn data(&mut self, shared: &Shared) -> Reply {
-        let go_on = Reply::new(354, "End data with <CR><LF>.<CR><LF>");
-        let reply = answer(shared, Stage::Data(&self.addresses()), go_on);
-        if reply.is_intermediate() {
-            self.body = Some(shared.body());
-        }
-        reply
+    pub(crate) fn ok_rcpt() -> Reply {
+        Reply::new(250, "2.1.5 Ok")
+    }
+
+    pub(crate) fn go_on() -> Reply {
+        Reply::new(354, "End data with <CR><LF>.<CR><LF>")
+    }
+
+    /// The reply to `MAIL FROM`.
+    pub(crate) fn mail(&self, shared: &Shared) -> Reply {
+        answer(shared, Stage::Mail(&self.mail.address), Self::ok_mail())
+    }
+
+    /// The reply to `RCPT TO`.
+    pub(crate) fn rcpt(&self, shared: &Shared, rcpt: &RcptTo) -> Reply {
+        answer(shared, Stage::Rcpt(&rcpt.address), Self::ok_rcpt())
+    }
+
+    /// This recipient was taken.
+    pub(crate) fn add(&mut self, rcpt: RcptTo) {
+        let RcptTo { address, params } = rcpt;
+        self.recipients.push(RecipientRecord { address, params });
+    }
+
+    /// The reply to `DATA`, or the first `BDAT`.
+    pub(crate) fn data(&self, shared: &Shared) -> Reply {
+        answer(shared, Stage::Data(&self.addresses()), Self::go_on())
+    }
+
+    /// The body follows.
+    pub(crate) fn begin_body(&mut self, shared: &Shared) {
+        self.body = Some(shared.body());
     }
 
     /// A piece of the body.
     pub(crate) async fn piece(&mut self, piece: Bytes) {
         if let Some(body) = &mut self.body {
+            self.head.feed(&piece);
             body.push(piece).await;
         }
     }
@@ -69,6 +106,43 @@ impl Transaction {
     /// True once the body has begun.
     pub(crate) fn in_body(&self) -> bool {
         self.body.is_some()
+    }
+
+    /// Tells which message it is as soon as that is known, at the latest at its end; true from then on.
+    pub(crate) fn identify(&mut self, faults: &Faults, is_end: bool) -> bool {
+        if self.identity.is_none() && (is_end || self.head.is_done()) {
+            let headers = std::mem::take(&mut self.head).finish();
+            let field = |name| headers.first(name).filter(|id| !id.is_empty());
+            let id = field(DELIVERY_ID).or_else(|| field("Message-ID"));
+            let id = id.map(|id| id.chars().take(MAX_ID).collect::<String>());
+            let attempt = id.as_ref().map_or(1, |id| faults.attempt(At::Dot, id));
+            self.identity = Some(Identity { id, attempt });
+        }
+        self.identity.is_some()
+    }
+
+    /// What tells this message from others, once it is known.
+    pub(crate) fn id(&self) -> Option<&str> {
+        self.identity.as_ref()?.id.as_deref()
+    }
+
+    /// How often this message has come, this time included.
+    pub(crate) fn attempt(&self) -> Option<u64> {
+        self.identity.as_ref().map(|identity| identity.attempt)
+    }
+
+    /// Octets that had arrived when the script was asked last, and now.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        (self.asked, self.body.as_ref().map_or(0, Body::len))
+    }
+
+    /// The script was asked.
+    pub(crate) fn asked(&mut self) {
+        self.asked = self.progress().1;
+    }
+
+    pub(crate) fn sender(&self) -> &str {
+        &self.mail.address
     }
 
     /// The end of data: checks, keeps and counts the message.
@@ -116,6 +190,9 @@ impl Transaction {
         match keep(shared, body, record).await {
             Ok(()) => {
                 client.accepted += 1;
+                if let Some(id) = self.identity.and_then(|identity| identity.id) {
+                    shared.counts.kept(&id);
+                }
                 Reply::new(250, format!("2.0.0 Ok: message {number}"))
             }
             Err(error) => {
@@ -126,7 +203,7 @@ impl Transaction {
         }
     }
 
-    fn addresses(&self) -> Vec<&str> {
+    pub(crate) fn addresses(&self) -> Vec<&str> {
         self.recipients
             .iter()
             .map(|recipient| recipient.address.as_str())

@@ -137,6 +137,31 @@ impl Client {
         }
     }
 
+    /// The reply to a line, or why there is none but a close in order.
+    pub async fn try_say(&mut self, line: &str) -> io::Result<String> {
+        // Into a connection that is closed already: the reply, or its lack, is what counts.
+        let _ = self.stream.write_all(format!("{line}\r\n").as_bytes()).await;
+        let _ = self.stream.flush().await;
+        let mut lines = Vec::new();
+        loop {
+            while let Some(end) = self.input.windows(2).position(|pair| pair == b"\r\n") {
+                let line: Vec<u8> = self.input.drain(..end + 2).collect();
+                let line = String::from_utf8_lossy(&line[..end]).into_owned();
+                let more = line.as_bytes().get(3) == Some(&b'-');
+                lines.push(line);
+                if !more {
+                    return Ok(lines.join("|"));
+                }
+            }
+            let mut input = vec![0; 16 * 1024];
+            let n = timeout(PATIENCE, self.stream.read(&mut input)).await.unwrap()?;
+            if n == 0 {
+                return Ok(lines.join("|"));
+            }
+            self.input.extend_from_slice(&input[..n]);
+        }
+    }
+
     pub async fn say(&mut self, line: &str) -> String {
         self.send(format!("{line}\r\n").as_bytes()).await;
         self.reply().await

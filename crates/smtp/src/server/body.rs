@@ -60,7 +60,7 @@ impl ServerSession {
     }
 
     fn limit(&self) -> u64 {
-        self.config.extensions.size.unwrap_or(0)
+        self.offered.size.unwrap_or(0)
     }
 
     fn data_octets(&mut self, mut body: Body, input: &mut BytesMut) -> Option<ServerEvent> {

@@ -227,6 +227,11 @@ impl ServerSession {
         self.state = State::Command;
     }
 
+    /// Replaces what is offered, from the next command on. The reply to the last EHLO has been given already.
+    pub fn offer(&mut self, extensions: Extensions) {
+        self.offered = extensions;
+    }
+
     /// True once TLS runs.
     pub fn is_tls(&self) -> bool {
         self.tls
