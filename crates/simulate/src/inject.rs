@@ -39,7 +39,7 @@ impl Connection {
     pub(crate) async fn meet(&mut self, at: At, usual: Usual) -> Result<bool, Lost> {
         match self.strike(at, None) {
             Some(strike) => self.inject(strike.fault, usual).await,
-            None => Ok(self.usual(usual)),
+            None => Ok(self.usual(&usual)),
         }
     }
 
@@ -77,20 +77,20 @@ impl Connection {
         match fault {
             Fault::Reply { reply, slow, then } => {
                 let hoped = reply.is_positive() || reply.is_intermediate();
-                self.say(usual, reply);
+                self.say(&usual, reply);
                 self.speak(slow).await?;
                 self.then(then).await?;
                 Ok(hoped)
             }
             Fault::Raw { octets, slow, then } => {
-                self.withdraw(usual);
+                self.withdraw(&usual);
                 self.flush().await?;
                 self.write_slowly(&octets, slow).await?;
                 self.then(then).await?;
                 Ok(false)
             }
             Fault::Slow(rate) => {
-                let hoped = self.usual(usual);
+                let hoped = self.usual(&usual);
                 self.speak(Some(rate)).await?;
                 Ok(hoped)
             }
@@ -103,30 +103,30 @@ impl Connection {
                 self.stall(time).await?;
                 if then == Then::GoOn {
                     self.session.output().unsplit(held);
-                    return Ok(self.usual(usual));
+                    return Ok(self.usual(&usual));
                 }
-                self.withdraw_unsaid(usual);
+                self.withdraw_unsaid(&usual);
                 self.then(then).await?;
                 Ok(false)
             }
             Fault::Close | Fault::Refuse(_) | Fault::Reset => {
-                self.withdraw(usual);
+                self.withdraw(&usual);
                 self.flush().await?;
                 Err(self.cut(!matches!(fault, Fault::Close)))
             }
             // The rest belongs to stages that carry it out themselves.
             Fault::Pass | Fault::Keywords { .. } | Fault::Tls(_) | Fault::Alert(_) | Fault::Garbage => {
-                Ok(self.usual(usual))
+                Ok(self.usual(&usual))
             }
         }
     }
 
     /// The usual reply; true when it is what the client hopes for.
-    fn usual(&mut self, usual: Usual) -> bool {
+    fn usual(&mut self, usual: &Usual) -> bool {
         match usual {
             Usual::Asked(reply) => {
                 let hoped = reply.is_positive() || reply.is_intermediate();
-                self.say(Usual::Asked(reply.clone()), reply);
+                self.say(usual, reply.clone());
                 hoped
             }
             Usual::Said | Usual::None => true,
@@ -134,7 +134,7 @@ impl Connection {
     }
 
     /// Puts a reply in the place of the usual one.
-    fn say(&mut self, usual: Usual, reply: Reply) {
+    fn say(&mut self, usual: &Usual, reply: Reply) {
         if let Some(id) = self.pending.take() {
             self.answers.push((id, reply.is_positive()));
         }
@@ -149,14 +149,14 @@ impl Connection {
     }
 
     /// The usual reply is never given. To the session it is a refusal, so that it stays in step.
-    fn withdraw(&mut self, usual: Usual) {
-        if matches!(usual, Usual::Said) {
+    fn withdraw(&mut self, usual: &Usual) {
+        if let Usual::Said = usual {
             take_last_reply(self.session.output());
         }
         self.withdraw_unsaid(usual);
     }
 
-    fn withdraw_unsaid(&mut self, usual: Usual) {
+    fn withdraw_unsaid(&mut self, usual: &Usual) {
         self.pending = None;
         if let Usual::Asked(_) = usual {
             let before = self.session.output().len();
@@ -340,8 +340,8 @@ impl Connection {
         self.pending = id;
         let strike = self.strike(At::Dot, None);
         let Some(strike) = strike else {
-            let reply = self.end(end).await;
-            self.say(Usual::Asked(reply.clone()), reply);
+            let usual = Usual::Asked(self.end(end).await);
+            self.usual(&usual);
             return Ok(());
         };
         let mut fault = strike.fault;
@@ -355,8 +355,8 @@ impl Connection {
         {
             self.flush().await?;
             self.stall(*time).await?;
-            let reply = self.end(end).await;
-            self.say(Usual::Asked(reply.clone()), reply);
+            let usual = Usual::Asked(self.end(end).await);
+            self.usual(&usual);
             return Ok(());
         }
         let promises = matches!(&fault, Fault::Reply { reply, .. } if reply.is_positive());
