@@ -81,3 +81,33 @@ deny: ## licences, sources and duplicate versions of the dependencies, where car
 	@command -v cargo-deny >/dev/null || $(CARGO) install --locked --quiet cargo-deny || \
 	  { echo "cargo-deny cannot be installed here; skipped"; exit 0; }; \
 	if command -v cargo-deny >/dev/null; then $(CARGO) deny --locked check bans licenses sources; fi
+
+# The test cluster's script, and the machine's own tools where it is not there.
+CLUSTER ?= $(firstword $(wildcard ../shared/cluster/cluster ../../shared/cluster/cluster) cluster)
+IMAGE ?= tdc:dev
+RELEASE := target/$(TARGET)/release/tdc
+AUTHORITIES := /etc/ssl/certs/ca-certificates.crt
+
+.PHONY: image
+image: ## builds the image IMAGE (tdc:dev) with docker, podman or buildah; PREBUILT=1 takes the program of `make release`
+	@set -e; tool=""; \
+	for candidate in docker podman buildah; do \
+	  if [ -z "$$tool" ] && command -v $$candidate >/dev/null && $$candidate info >/dev/null 2>&1; then tool=$$candidate; fi; \
+	done; \
+	[ -n "$$tool" ] || { echo "make image needs docker (running), podman or buildah; make image-load needs none of them"; exit 1; }; \
+	binary=compiled; \
+	if [ -n "$(PREBUILT)" ]; then \
+	  $(MAKE) --no-print-directory release; mkdir -p target/image; cp $(RELEASE) $(AUTHORITIES) target/image/; binary=prebuilt; \
+	fi; \
+	echo "Building $(IMAGE) with $$tool"; \
+	$$tool build --build-arg BINARY=$$binary -t $(IMAGE) .
+
+.PHONY: image-load
+image-load: ## loads the image into the test cluster (after `make release`), or with KIND=NAME into a kind cluster
+	@set -e; \
+	if [ -n "$(KIND)" ]; then \
+	  kind load docker-image --name $(KIND) $(IMAGE); \
+	else \
+	  [ -x $(RELEASE) ] || $(MAKE) --no-print-directory release; \
+	  $(CLUSTER) load $(IMAGE) --entrypoint /tdc $(RELEASE):/tdc $(AUTHORITIES):$(AUTHORITIES); \
+	fi

@@ -64,8 +64,8 @@ capabilities:
 
 {{- /* Refuses what cannot work, before anything is installed. */ -}}
 {{- define "tdc.check" -}}
-{{- if not .Values.ingress.nextHop -}}
-{{- fail "ingress.nextHop is missing: the mailbox server to which all mail goes, as HOST:PORT" -}}
+{{- if not .Values.ingress.nextHops -}}
+{{- fail "ingress.nextHops is missing: the mailbox servers to which all mail goes, as [HOST:PORT]" -}}
 {{- end -}}
 {{- $redis := .Values.redis -}}
 {{- $ways := list -}}
