@@ -1,0 +1,18 @@
+//! The templates of the chart, without a cluster: what `helm template` makes of tables of values.
+//!
+//! Needs `helm` (3 or 4) on the PATH, and is run by `make chart-lint`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test ends with a panic"
+)]
+
+mod access;
+mod drift;
+mod helm;
+mod pods;
+mod refusals;
+mod resources;
+mod values;
