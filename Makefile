@@ -111,3 +111,11 @@ image-load: ## loads the image into the test cluster (after `make release`), or 
 	  [ -x $(RELEASE) ] || $(MAKE) --no-print-directory release; \
 	  $(CLUSTER) load $(IMAGE) --entrypoint /tdc $(RELEASE):/tdc $(AUTHORITIES):$(AUTHORITIES); \
 	fi
+
+.PHONY: chart-lint
+chart-lint: build ## lints the chart and tests its templates; needs no cluster
+	@set -e; $(CLUSTER) bin; eval "$$($(CLUSTER) env)"; \
+	for values in deploy/demo/k8s/values.yaml charts/threat-defense-connector/ci/*-values.yaml; do \
+	  echo "helm lint -f $$values"; helm lint --quiet --strict charts/threat-defense-connector -f $$values; \
+	done; \
+	$(CARGO) test --locked -q -p tdc-tests --test chart

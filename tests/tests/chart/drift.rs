@@ -5,20 +5,12 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
+use tdc_tests::process::tdc;
 
 use crate::helm::{
     all, arguments, chart, documents, get, list, render, repository, run_in, text, with_required,
 };
 use crate::pods::EVERYTHING;
-
-/// The program under test: `TDC_BIN`, or the one that was built beside this test.
-fn tdc() -> std::path::PathBuf {
-    if let Some(path) = std::env::var_os("TDC_BIN") {
-        return path.into();
-    }
-    let test = std::env::current_exe().unwrap();
-    test.parent().and_then(Path::parent).unwrap().join("tdc")
-}
 
 fn help(command: &[&str]) -> String {
     let output = Command::new(tdc()).args(command).arg("--help").output().unwrap();

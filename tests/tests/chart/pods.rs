@@ -5,21 +5,8 @@ use serde_json::{Value, json};
 use crate::helm::{all, get, list, pods, render, selects, text};
 
 /// All that can be switched on at once.
-pub(crate) const EVERYTHING: &str = "
-grpcTls: { enabled: true, serverSecret: grpc-server, clientSecret: grpc-client }
-tracing: { endpoint: 'http://jaeger:4317', samplerArg: '1' }
-ingress:
-  tls: { secretName: smtp-tls, required: true }
-  nextHopTls: { mode: verify, caSecret: next-hop-ca, serverName: mx.example }
-  proxyProtocol: { enabled: true, trustedNetworks: [10.0.0.0/8] }
-networkPolicy: { enabled: true, smtpFrom: [{ ipBlock: { cidr: 192.0.2.0/24 } }], intakePorts: [587] }
-monitoring: { serviceMonitor: { enabled: true }, prometheusRule: { enabled: true }, dashboard: { enabled: true } }
-operator: { replicas: 2 }
-connector: { defaultIntake: etd-eu }
-intakes: { etd-eu: { address: a@intake.example } }
-policies: { staff: { order: 10, journaling: { mode: Global } } }
-extraObjects: [{ apiVersion: v1, kind: ConfigMap, metadata: { name: '{{ .Release.Name }}-extra' } }]
-";
+pub(crate) const EVERYTHING: &str =
+    include_str!("../../../charts/threat-defense-connector/ci/everything-values.yaml");
 
 /// The level `restricted` of the Pod Security Standards, and a root file system that cannot be written.
 fn unrestricted(pod: &Value) -> Vec<String> {
