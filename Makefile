@@ -56,7 +56,8 @@ fuzz: ## runs each fuzz target for FUZZ_SECONDS (60)
 	crates/smtp/fuzz/run.sh $(FUZZ_SECONDS)
 
 .PHONY: bench
-bench: ## runs the microbenchmarks
+bench: ## runs the microbenchmarks, and measures the time that a message takes through ingress
+	$(CARGO) build --locked --release -p tdc
 	$(CARGO) bench --locked -p tdc-benches
 
 .PHONY: fmt

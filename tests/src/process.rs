@@ -95,6 +95,11 @@ impl Process {
         wait_for(&format!("{name} to end"), || child.try_wait().unwrap())
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// SIGTERM; the exit must be clean.
     pub fn terminate(mut self) {
         self.signal("TERM");

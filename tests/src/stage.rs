@@ -33,8 +33,9 @@ impl Arrived {
 }
 
 /// How a stage differs from the usual one.
-#[derive(Default)]
 pub struct Options {
+    /// When Redis writes its log to disk.
+    pub appendfsync: &'static str,
     /// Further arguments of the mailbox simulator.
     pub mailbox: Vec<&'static str>,
     /// Further settings of the connector, as YAML lines of its `spec`.
@@ -43,12 +44,24 @@ pub struct Options {
     pub env: Vec<(&'static str, String)>,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            appendfsync: "always",
+            mailbox: Vec::new(),
+            connector: "",
+            env: Vec::new(),
+        }
+    }
+}
+
 /// Mailbox, intake, Redis, policy, ingress, worker.
 pub struct Stage {
     /// Everything of this stage is below it.
     pub dir: TempDir,
     /// Where ingress takes mail.
     pub smtp: SocketAddr,
+    appendfsync: &'static str,
     /// Where Redis listens.
     pub redis_port: u16,
     /// Where the mailbox server listens.
@@ -73,7 +86,7 @@ impl Stage {
     pub fn build(options: Options) -> Self {
         let dir = TempDir::new().unwrap();
         let redis_port = free_port();
-        let redis = start_redis(dir.path(), redis_port);
+        let redis = start_redis(dir.path(), redis_port, options.appendfsync);
         let mut simulate = Command::new(tdc());
         simulate
             .args(["simulate", "mailbox", "--store"])
@@ -108,6 +121,7 @@ impl Stage {
         let mut stage = Self {
             dir,
             smtp,
+            appendfsync: options.appendfsync,
             redis_port,
             next_hop,
             policy_address,
@@ -154,7 +168,7 @@ impl Stage {
 
     /// Starts Redis on the same data.
     pub fn restart_redis(&mut self) {
-        self.redis = Some(start_redis(self.dir.path(), self.redis_port));
+        self.redis = Some(start_redis(self.dir.path(), self.redis_port, self.appendfsync));
     }
 
     /// What the mailbox server has, in the order of arrival.
@@ -169,6 +183,11 @@ impl Stage {
             (records(&dir).len() >= count).then_some(())
         });
         arrived(&dir)
+    }
+
+    /// How many copies the intake has.
+    pub fn arrived_at_intake(&self) -> usize {
+        records(&self.dir.path().join("intake")).len()
     }
 
     /// The intake's own report.
@@ -233,7 +252,7 @@ fn redis_url(port: u16) -> String {
     format!("redis://127.0.0.1:{port}/0")
 }
 
-fn start_redis(dir: &Path, port: u16) -> Process {
+fn start_redis(dir: &Path, port: u16, appendfsync: &str) -> Process {
     let mut command = Command::new("redis-server");
     command.args([
         "--port",
@@ -243,7 +262,7 @@ fn start_redis(dir: &Path, port: u16) -> Process {
         "--appendonly",
         "yes",
         "--appendfsync",
-        "always",
+        appendfsync,
     ]);
     command.args(["--save", "", "--dir"]).arg(dir);
     let redis = Process::start(dir, "redis", &mut command);
