@@ -47,7 +47,7 @@ pub use entry::*;
 pub use ids::{DEFAULT_BLOCK, IdSource};
 pub use lease::{LEASE_EVERY, LEASE_FOR, LeaseGrant, LeaseRequest, LeaseStatus};
 pub use memory::{MemoryOptions, MemoryQueue};
-pub use streams::{RedisOptions, RedisQueue};
+pub use streams::{Durability, RedisOptions, RedisQueue};
 
 use std::time::Duration;
 

@@ -190,6 +190,78 @@ async fn a_quick_restart_goes_unnoticed() {
     );
 }
 
+#[tokio::test]
+async fn says_how_durable_the_server_is() {
+    for (args, append_only, append_fsync, full) in [
+        (
+            &["--appendonly", "yes", "--appendfsync", "always"][..],
+            true,
+            "always",
+            true,
+        ),
+        (&["--appendonly", "yes"][..], true, "everysec", false),
+        (
+            &["--appendonly", "no", "--appendfsync", "always"][..],
+            false,
+            "always",
+            false,
+        ),
+        // As hosted servers do.
+        (
+            &["--appendonly", "yes", "--rename-command", "CONFIG", ""][..],
+            true,
+            "unknown",
+            false,
+        ),
+    ] {
+        let server = RedisServer::start(args).await;
+        let durability = connect(&server, RedisOptions::default())
+            .await
+            .durability()
+            .expect("safe");
+        assert_eq!(
+            (durability.append_only, &*durability.append_fsync),
+            (append_only, append_fsync)
+        );
+        assert_eq!(durability.is_full(), full, "{args:?}");
+        assert!(
+            durability.version.contains(|c: char| c.is_ascii_digit()),
+            "{durability:?}"
+        );
+    }
+}
+
+/// The server behind the URL became one that would lose copies: no new ones are given to it, old ones are delivered.
+#[tokio::test]
+async fn a_server_that_became_unsafe_takes_nothing() {
+    let mut server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let queue = connect(&server, RedisOptions::default()).await;
+    let old = entry();
+    let keys = [old.key.clone()];
+    queue.prepare(old, 0, body(5)).await.expect("prepares");
+    server.kill();
+    server.set("--maxmemory-policy", "allkeys-lru");
+    server.restart().await;
+    eventually("it is noticed", async || {
+        matches!(queue.check().await, Err(QueueError::Unsafe(_)))
+    })
+    .await;
+    match queue.prepare(entry(), 0, body(5)).await {
+        Err(QueueError::Unsafe(text)) => assert!(text.contains("noeviction"), "{text}"),
+        other => panic!("it would lose copies: {other:?}"),
+    }
+    queue.commit(&keys).await.expect("what it has goes on");
+    assert_eq!(
+        queue.claim(INTAKE, "w1", 1).await.expect("claims").entries.len(),
+        1
+    );
+    server.kill();
+    server.set("--maxmemory-policy", "noeviction");
+    server.restart().await;
+    eventually("it is mended", async || queue.check().await.is_ok()).await;
+    queue.prepare(entry(), 0, body(5)).await.expect("prepares");
+}
+
 /// Killed in the middle of a replay of many: each is a dead letter or in the queue, and the rest can be replayed.
 #[tokio::test]
 async fn a_replay_cut_off_loses_and_doubles_nothing() {

@@ -1,5 +1,8 @@
 //! Listens to `tdc:wake` on a connection of its own and rings the process's doorbell.
 //!
+//! Whenever it has connected anew it also looks whether the server is still one to trust with copies: it may be another
+//! one, or the same with other settings.
+//!
 //! A ring that is lost (the connection was down) costs a second at most: see [`Doorbell::wait`].
 
 use std::sync::Arc;
@@ -10,6 +13,7 @@ use redis::{Client, RedisError, Value};
 use tokio::time::{sleep, timeout};
 use tracing::debug;
 
+use super::trust::Trust;
 use crate::doorbell::Doorbell;
 
 /// Pause before connecting again.
@@ -20,8 +24,9 @@ const QUIET: Duration = Duration::from_secs(15);
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Listens until the task is aborted.
-pub(super) async fn listen(client: Client, bell: Arc<Doorbell>) {
+pub(super) async fn listen(client: Client, bell: Arc<Doorbell>, trust: Arc<Trust>) {
     loop {
+        trust.renew(&client).await;
         match once(&client, &bell).await {
             Ok(()) => debug!("The queue's doorbell was disconnected; connecting again."),
             Err(error) => debug!(%error, "The queue's doorbell is not connected; trying again."),

@@ -13,8 +13,10 @@ mod link;
 mod options;
 mod script;
 mod server;
+mod trust;
 
 pub use options::RedisOptions;
+pub use server::Durability;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use tokio::task::JoinHandle;
 use self::link::Link;
 use self::options::millis;
 use self::script::{body, call, call_each, key};
+use self::trust::Trust;
 use crate::doorbell::Doorbell;
 use crate::entry::{
     ClaimRef, Claims, End, EntryKey, HardBounces, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep,
@@ -55,6 +58,7 @@ pub struct RedisQueue {
     bodies: Link,
     options: RedisOptions,
     bell: Arc<Doorbell>,
+    trust: Arc<Trust>,
     listener: JoinHandle<()>,
 }
 
@@ -69,18 +73,28 @@ impl RedisQueue {
     /// answer within `options.command_timeout` or is a replica; trying again may help.
     pub async fn connect(url: &str, options: RedisOptions) -> Result<Self, QueueError> {
         let client = server::client(url, &options)?;
-        server::inspect(&client, options.command_timeout).await?;
+        let durability = server::inspect(&client, options.command_timeout).await?;
+        let trust = Arc::new(Trust::new(options.command_timeout, durability));
         let control = Link::new(&client, options.command_timeout)?;
         let bodies = Link::new(&client, options.body_timeout)?;
         let bell = Arc::new(Doorbell::default());
-        let listener = tokio::spawn(bell::listen(client, Arc::clone(&bell)));
+        let listener = tokio::spawn(bell::listen(client, Arc::clone(&bell), Arc::clone(&trust)));
         Ok(Self {
             control,
             bodies,
             options,
             bell,
+            trust,
             listener,
         })
+    }
+
+    /// What the server does to keep what it acknowledged, as of the last connection.
+    ///
+    /// # Errors
+    /// [`QueueError::Unsafe`] when it may not be trusted with copies any more.
+    pub fn durability(&self) -> Result<Durability, QueueError> {
+        self.trust.get()
     }
 
     /// Runs a script once for each intake among `items`, in one pipeline; the replies with their items.
@@ -152,6 +166,7 @@ impl JournalQueue for RedisQueue {
     }
 
     async fn prepare(&self, entry: NewEntry, first_index: u32, rest: Vec<Bytes>) -> Result<(), QueueError> {
+        self.trust.check()?;
         let NewEntry {
             key: name,
             meta,
@@ -419,6 +434,7 @@ impl JournalQueue for RedisQueue {
 
     /// Writes a field, as `prepare` would: a Redis that is full, read-only or cannot save says so.
     async fn check(&self) -> Result<(), QueueError> {
+        self.trust.check()?;
         let mut cmd = redis::cmd("HSET");
         cmd.arg(IDS).arg("check").arg(0);
         self.control.one(cmd).await?;

@@ -48,8 +48,26 @@ pub(super) fn client(url: &str, options: &RedisOptions) -> Result<Client, QueueE
     }
 }
 
+/// What the server does to keep what it acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durability {
+    /// The server's version; Valkey's own, where it is one.
+    pub version: String,
+    /// It keeps an append-only file.
+    pub append_only: bool,
+    /// How often that file is forced to disk: `always`, `everysec`, `no`; `unknown` when the server does not tell.
+    pub append_fsync: String,
+}
+
+impl Durability {
+    /// Nothing that was acknowledged is lost when the machine loses its power.
+    pub fn is_full(&self) -> bool {
+        self.append_only && self.append_fsync == "always"
+    }
+}
+
 /// Connects once, on a connection of its own so that the reason of a failure is told, and checks the server.
-pub(super) async fn inspect(client: &Client, limit: Duration) -> Result<(), QueueError> {
+pub(super) async fn inspect(client: &Client, limit: Duration) -> Result<Durability, QueueError> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(limit))
         .set_response_timeout(Some(limit));
@@ -57,24 +75,55 @@ pub(super) async fn inspect(client: &Client, limit: Duration) -> Result<(), Queu
         let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        redis::cmd("INFO").query_async::<String>(&mut connection).await
+        let info = redis::cmd("INFO").query_async::<String>(&mut connection).await?;
+        let mut get = redis::cmd("CONFIG");
+        get.arg("GET").arg("appendfsync");
+        // Hosted servers often refuse CONFIG; that is no reason to refuse them.
+        let fsync = get
+            .query_async::<Vec<String>>(&mut connection)
+            .await
+            .unwrap_or_default();
+        Ok::<_, redis::RedisError>((info, fsync.into_iter().nth(1)))
     };
-    let info = timeout(limit, ask)
+    let (info, fsync) = timeout(limit, ask)
         .await
         .map_err(|_| QueueError::Unavailable(format!("no answer within {limit:?}")))?
         .map_err(failed)?;
     let info = parse(&info);
     judge(&info)?;
-    let persistent = info.get("aof_enabled") == Some(&"1");
+    let durability = Durability {
+        version: match info.get("valkey_version") {
+            Some(version) => format!("valkey {version}"),
+            None => format!("redis {}", info.get("redis_version").unwrap_or(&"?")),
+        },
+        append_only: info.get("aof_enabled") == Some(&"1"),
+        append_fsync: fsync.unwrap_or_else(|| "unknown".to_owned()),
+    };
+    tell(&durability);
+    Ok(durability)
+}
+
+fn tell(durability: &Durability) {
+    let Durability {
+        version,
+        append_only,
+        append_fsync,
+    } = durability;
     info!(
-        version = info.get("redis_version"),
-        aof = persistent,
+        version,
+        appendonly = append_only,
+        appendfsync = append_fsync,
         "The queue is in Redis."
     );
-    if !persistent {
+    if !append_only {
         warn!("Redis keeps no append-only file: a restart loses the copies in it. Set `appendonly yes`.");
+    } else if !durability.is_full() {
+        warn!(
+            appendfsync = append_fsync,
+            "Redis does not force each write to disk: a power failure may lose about a second of copies that were \
+             acknowledged. Set `appendfsync always`."
+        );
     }
-    Ok(())
 }
 
 fn parse(info: &str) -> HashMap<&str, &str> {
@@ -128,6 +177,12 @@ mod tests {
             ("", "", None),
             ("7.0.15", "7.2.4", None),
             ("7.0.15", "10.0.0", None),
+            // Valkey 8 says what it is compatible with.
+            (
+                "redis_version:7.0.15",
+                "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.1",
+                None,
+            ),
             ("7.0.15", "6.2.14", Some("Redis 7.0 or newer")),
             ("7.0.15", "", Some("Redis 7.0 or newer")),
             (

@@ -54,6 +54,11 @@ impl RedisServer {
         self.answers().await;
     }
 
+    /// Changes an argument of its next start; the last one given counts.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.args.extend([name.to_owned(), value.to_owned()]);
+    }
+
     /// Sends it a signal: `STOP` and `CONT` make it hang and go on.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill")
