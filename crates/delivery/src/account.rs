@@ -202,6 +202,12 @@ impl Account {
         self.metrics.lost_claims.get_or_create(&OfIntake { intake }).inc();
     }
 
+    /// A delivery was given up by the watchdog.
+    pub(crate) fn stuck(&self, intake: &str) {
+        let intake = intake.to_owned();
+        self.metrics.stuck.get_or_create(&OfIntake { intake }).inc();
+    }
+
     /// Connections of an intake: how many this process has, how many all workers together should have and have leased.
     pub(crate) fn connections(&self, intake: &str, count: u32, target: u32, leased: u32) {
         let intake = OfIntake {

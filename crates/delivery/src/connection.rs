@@ -3,16 +3,21 @@
 //! What always holds: an entry that was claimed here is settled exactly once (ended, put back for a retry, or
 //! released), unless the queue does not answer; then its claim lapses and another worker takes it. A connection that
 //! the server has left before it saw a message costs that message nothing.
+//!
+//! While the queue notes the end of one entry, the next one is claimed: a good connection waits for the queue once for
+//! each message, and not twice.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tdc_core::outcome::{Outcome, Stage};
-use tdc_queue::Claimed;
-use tokio::time::{Instant, sleep, sleep_until};
+use tdc_failpoint::hit;
+use tdc_queue::{Claimed, QueueError};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::Instrument as _;
 
 use crate::account::Attempt;
+use crate::claims::Held;
 use crate::conclude::{History, conclude};
 use crate::copy;
 use crate::dialer::{self, Undialed};
@@ -27,12 +32,23 @@ use crate::worker::Worker;
 const DIAL_WITHIN: Duration = Duration::from_secs(45);
 /// After the queue failed to answer.
 const QUEUE_PAUSE: Duration = Duration::from_millis(500);
+/// Beyond an entry's lifetime, what its delivery and the note of its end may take before both are given up as stuck:
+/// more than the longest limits of the steps that follow the lifetime.
+const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 struct Connection {
     worker: Arc<Worker>,
     lane: Arc<Lane>,
     slot: Slot,
     link: Option<(Link, Guard)>,
+    /// Claimed already, for the open link.
+    next: Option<Taken>,
+}
+
+/// An entry in this task's hands.
+struct Taken {
+    entry: Claimed,
+    _held: Held,
 }
 
 /// How an attempt was left.
@@ -50,8 +66,12 @@ pub(crate) async fn run(worker: Arc<Worker>, lane: Arc<Lane>, slot: Slot) {
         lane: lane.clone(),
         slot,
         link: None,
+        next: None,
     };
     while connection.turn().await {}
+    if let Some(taken) = connection.next.take() {
+        settle::release(&connection.worker, &taken.entry.claim).await;
+    }
     connection.close().await;
     drop(connection);
     lane.poke();
@@ -67,27 +87,40 @@ impl Connection {
             return false;
         }
         let mut probe = None;
-        if self.link.is_none() {
-            match self.lane.start() {
-                Start::Probe(guard) => {
-                    probe = Some(guard);
-                    let pause = self.lane.pause();
-                    tokio::select! {
-                        () = sleep(pause) => {}
-                        () = self.worker.drained() => return false,
+        let taken = match self.next.take() {
+            Some(taken) => taken,
+            None => {
+                if self.link.is_none() {
+                    match self.lane.start() {
+                        Start::Probe(guard) => {
+                            probe = Some(guard);
+                            let pause = self.lane.pause();
+                            tokio::select! {
+                                () = sleep(pause) => {}
+                                () = self.worker.drained() => return false,
+                            }
+                        }
+                        Start::DialFirst => {
+                            if !self.dial_first().await {
+                                return false;
+                            }
+                        }
                     }
                 }
-                Start::DialFirst => {
-                    if !self.dial_first().await {
-                        return false;
-                    }
-                }
+                let Some(taken) = self.next_entry().await else {
+                    return false;
+                };
+                taken
             }
-        }
-        let Some(entry) = self.next_entry().await else {
-            return false;
         };
-        self.deliver(entry, probe).await;
+        let mid = taken.entry.meta.mid;
+        let limit = taken.entry.remaining + STUCK_AFTER;
+        if timeout(limit, self.deliver(taken, probe)).await.is_err() {
+            // Every step has a limit of its own, so this is a defect. The claim is not spoken for any more and lapses.
+            tracing::error!(mid, intake = %self.lane.name, "a delivery was stuck and is given up");
+            self.worker.account.stuck(&self.lane.name);
+            self.drop_link();
+        }
         true
     }
 
@@ -110,27 +143,33 @@ impl Connection {
         }
     }
 
+    /// An entry, when one is ready.
+    async fn claim(&self) -> Result<Option<Taken>, QueueError> {
+        let consumer = &self.worker.config.consumer;
+        let mut claims = self.worker.queue.claim(&self.lane.name, consumer, 1).await?;
+        self.worker.account.expired(&claims.expired);
+        let Some(entry) = claims.entries.pop() else {
+            return Ok(None);
+        };
+        hit("delivery.claimed");
+        // Where one was there may be another.
+        self.lane.wake(1);
+        let held = self.worker.claims.hold(entry.claim.clone());
+        Ok(Some(Taken { entry, _held: held }))
+    }
+
     /// The next entry; waits for one as long as the connection is worth keeping.
-    async fn next_entry(&mut self) -> Option<Claimed> {
+    async fn next_entry(&mut self) -> Option<Taken> {
         let until = Instant::now() + self.worker.config.idle;
         loop {
             if self.worker.draining() || self.lane.is_retired() {
                 return None;
             }
-            match self
-                .worker
-                .queue
-                .claim(&self.lane.name, &self.worker.config.consumer, 1)
-                .await
-            {
-                Ok(mut claims) => {
-                    self.worker.account.expired(&claims.expired);
-                    if let Some(entry) = claims.entries.pop() {
-                        // Where one was there may be another.
-                        self.lane.wake(1);
-                        return Some(entry);
-                    }
-                }
+            // Idle already while it looks, so that a ring in this moment is not lost.
+            let idle = self.lane.idle();
+            match self.claim().await {
+                Ok(Some(taken)) => return Some(taken),
+                Ok(None) => {}
                 Err(error) => {
                     tracing::debug!(intake = %self.lane.name, %error, "no entry could be claimed");
                     sleep(QUEUE_PAUSE).await;
@@ -146,15 +185,15 @@ impl Connection {
                 }
                 () = self.worker.drained() => return None,
             }
+            drop(idle);
         }
     }
 
     /// One attempt for one entry, and what follows from it.
-    async fn deliver(&mut self, entry: Claimed, probe: Option<Guard>) {
+    async fn deliver(&mut self, taken: Taken, probe: Option<Guard>) {
+        let Taken { entry, _held } = taken;
         let started = Instant::now();
         let budget = Budget::until(started + entry.remaining);
-        let _held = self.worker.claims.hold(entry.claim.clone());
-        let _busy = self.lane.busy();
         let span = self.worker.account.span(&entry);
         let left = self.attempt(&entry, budget, probe).instrument(span.clone()).await;
         let Left::Ended(outcome, dcid) = left else {
@@ -182,11 +221,28 @@ impl Connection {
             took: started.elapsed(),
         };
         self.worker.account.attempt(&attempt, &step, &span);
-        settle::settle(&self.worker, &entry, step, budget)
-            .instrument(span)
-            .await;
+        let settling = settle::settle(&self.worker, &entry, step, budget).instrument(span);
+        if self.goes_on(&outcome) {
+            let (next, ()) = tokio::join!(self.claim(), settling);
+            // If it failed, the next turn asks again.
+            self.next = next.ok().flatten();
+        } else {
+            settling.await;
+        }
         // Only now: what the server answers to RSET or QUIT must not keep the entry's end from the queue.
         self.after(&outcome).await;
+    }
+
+    /// Whether the next message will go over the same connection.
+    fn goes_on(&self, outcome: &Outcome) -> bool {
+        let stays = |link: &Link| {
+            link.messages + 1 < link.intake.connections.messages_per_connection
+                && transaction::reusable(link, outcome) == Some(Reset::No)
+        };
+        !self.worker.draining()
+            && !self.lane.is_retired()
+            && matches!(outcome, Outcome::Delivered(_))
+            && self.link.as_ref().is_some_and(|(link, _)| stays(link))
     }
 
     /// Tries to bring one entry to the intake.
@@ -206,7 +262,10 @@ impl Connection {
                     () = self.worker.drained() => return Left::Undone,
                 };
                 match dialed {
-                    Ok(link) => self.link = Some((link, self.lane.established())),
+                    Ok(link) => {
+                        hit("delivery.dialed");
+                        self.link = Some((link, self.lane.established()));
+                    }
                     Err(Undialed { outcome, dcid }) => {
                         self.lane.refused(&outcome);
                         return Left::Ended(outcome, dcid);
@@ -270,6 +329,7 @@ impl Connection {
         if let Some((link, established)) = self.link.take() {
             drop(established);
             let dcid = link.dcid;
+            hit("delivery.quit");
             link.quit().await;
             self.worker.account.closed(dcid);
         }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tdc_core::outcome::{Next, Outcome, next};
 use tdc_core::policy::Intake;
+use tdc_failpoint::hit;
 use tdc_queue::LEASE_EVERY;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -56,8 +57,6 @@ pub(crate) struct Lane {
     more: AtomicBool,
     /// Connections that are ready for a message or carry one.
     established: AtomicU32,
-    /// Entries in this lane's hands.
-    busy: AtomicU32,
     /// Connections that wait for an entry.
     idle: AtomicU32,
     probing: AtomicBool,
@@ -81,7 +80,6 @@ pub(crate) enum Start {
 #[derive(Clone, Copy, Debug)]
 enum Count {
     Established,
-    Busy,
     Idle,
     Probing,
 }
@@ -94,8 +92,11 @@ impl Drop for Guard {
     fn drop(&mut self) {
         match self.1 {
             Count::Probing => self.0.probing.store(false, Ordering::Release),
-            count => {
-                self.0.counter(count).fetch_sub(1, Ordering::AcqRel);
+            Count::Established => {
+                self.0.established.fetch_sub(1, Ordering::AcqRel);
+            }
+            Count::Idle => {
+                self.0.idle.fetch_sub(1, Ordering::AcqRel);
             }
         }
     }
@@ -112,7 +113,6 @@ impl Lane {
             backlog: AtomicU64::new(0),
             more: AtomicBool::new(false),
             established: AtomicU32::new(0),
-            busy: AtomicU32::new(0),
             idle: AtomicU32::new(0),
             probing: AtomicBool::new(false),
             refusals: AtomicU32::new(0),
@@ -120,19 +120,6 @@ impl Lane {
             poke: Notify::new(),
             work: Notify::new(),
         }
-    }
-
-    fn counter(&self, count: Count) -> &AtomicU32 {
-        match count {
-            Count::Established => &self.established,
-            Count::Idle => &self.idle,
-            Count::Busy | Count::Probing => &self.busy,
-        }
-    }
-
-    fn guard(self: &Arc<Self>, count: Count) -> Guard {
-        self.counter(count).fetch_add(1, Ordering::AcqRel);
-        Guard(self.clone(), count)
     }
 
     /// The settings now.
@@ -195,17 +182,18 @@ impl Lane {
     pub(crate) fn established(self: &Arc<Self>) -> Guard {
         self.refusals.store(0, Ordering::Release);
         self.lease.established();
-        self.guard(Count::Established)
+        self.established.fetch_add(1, Ordering::AcqRel);
+        Guard(self.clone(), Count::Established)
     }
 
-    /// An entry is being worked on.
-    pub(crate) fn busy(self: &Arc<Self>) -> Guard {
-        self.guard(Count::Busy)
+    /// A connection waits for work as long as the guard lives.
+    pub(crate) fn idle(self: &Arc<Self>) -> Guard {
+        self.idle.fetch_add(1, Ordering::AcqRel);
+        Guard(self.clone(), Count::Idle)
     }
 
-    /// Waits for work.
-    pub(crate) async fn work(self: &Arc<Self>) {
-        let _idle = self.guard(Count::Idle);
+    /// Returns when there may be work.
+    pub(crate) async fn work(&self) {
         self.work.notified().await;
     }
 
@@ -334,6 +322,7 @@ async fn ask(worker: &Arc<Worker>, lane: &Arc<Lane>, connections: &mut JoinSet<(
             return false;
         }
     };
+    hit("delivery.leased");
     lane.lease.granted(&request, &grant, asked);
     lane.backlog.store(grant.waiting, Ordering::Release);
     lane.wake(grant.waiting);

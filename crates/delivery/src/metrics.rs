@@ -46,6 +46,7 @@ pub struct WorkerMetrics {
     pub(crate) oldest: Family<OfIntake, Gauge<f64, AtomicU64>>,
     pub(crate) swept: Counters<OfClass>,
     pub(crate) lost_claims: Counters<OfIntake>,
+    pub(crate) stuck: Counters<OfIntake>,
 }
 
 impl WorkerMetrics {
@@ -99,6 +100,10 @@ impl WorkerMetrics {
             lost_claims: scope.counters(
                 "lost_claims",
                 "Attempts whose entry another worker had taken over when they ended, by intake",
+            ),
+            stuck: scope.counters(
+                "stuck",
+                "Deliveries that were given up because none of their limits had ended them: always 0, or a defect",
             ),
         }
     }

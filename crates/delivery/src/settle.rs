@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use tdc_failpoint::hit;
 use tdc_queue::{ClaimRef, Claimed, QueueError};
 use tokio::time::{Instant, sleep};
 
@@ -56,15 +57,27 @@ pub(crate) async fn settle(worker: &Worker, entry: &Claimed, step: Step, budget:
 async fn tell(worker: &Worker, claim: &ClaimRef, step: Step) -> Result<bool, QueueError> {
     let consumer = &worker.config.consumer;
     match step {
-        Step::End(end) => worker.queue.complete(consumer, claim, end).await,
-        Step::Retry(delay, reason) => worker.queue.retry(consumer, claim, delay, reason).await,
+        Step::End(end) => {
+            hit("delivery.before_complete");
+            let done = worker.queue.complete(consumer, claim, end).await;
+            hit("delivery.after_complete");
+            done
+        }
+        Step::Retry(delay, reason) => {
+            hit("delivery.before_retry");
+            let done = worker.queue.retry(consumer, claim, delay, reason).await;
+            hit("delivery.after_retry");
+            done
+        }
     }
 }
 
 /// Gives an entry back unharmed. When the queue does not answer, the claim lapses by itself.
 pub(crate) async fn release(worker: &Worker, claim: &ClaimRef) {
     let claims = std::slice::from_ref(claim);
+    hit("delivery.before_release");
     if let Err(error) = worker.queue.release(&worker.config.consumer, claims).await {
         tracing::warn!(id = %claim.key.id, %error, "an entry could not be given back; its claim lapses");
     }
+    hit("delivery.after_release");
 }

@@ -13,6 +13,7 @@
 
 use tdc_core::journal::{Wrapped, ascii_address};
 use tdc_core::outcome::{Need, Outcome, Stage};
+use tdc_failpoint::hit;
 use tdc_smtp::{Extensions, Reply};
 
 use crate::link::{Budget, Fault, Link, replied};
@@ -98,8 +99,9 @@ pub(crate) async fn send(link: &mut Link, copy: &Wrapped, budget: Budget) -> Sen
         Ok(params) => params,
         Err(outcome) => return Sent::Done(outcome),
     };
+    hit("delivery.mail");
     match envelope(link, &path, &params, framing, budget).await {
-        Ok(None) => {}
+        Ok(None) => hit("delivery.envelope"),
         Ok(Some(outcome)) => {
             let left = link.messages > 0
                 && matches!(
@@ -202,7 +204,12 @@ async fn withdraw(link: &mut Link, dot: &mut Vec<bytes::Bytes>, budget: Budget) 
 async fn content(link: &mut Link, copy: &Wrapped, framing: Framing, budget: Budget) -> Result<Reply, Fault> {
     link.stage = Stage::Body;
     match body(link, copy, framing, budget).await {
-        Ok(()) => link.reply(link.timeouts.final_dot, budget).await,
+        Ok(()) => {
+            hit("delivery.dot_sent");
+            let reply = link.reply(link.timeouts.final_dot, budget).await;
+            hit("delivery.answered");
+            reply
+        }
         // A server that breaks off a message often says why before it closes. Only behind the end can it have said yes.
         Err(fault) => match link.last_words().await {
             Some(Ok(reply)) if reply.is_positive() && link.stage == Stage::Body => Err(fault),
@@ -231,7 +238,9 @@ async fn body(link: &mut Link, copy: &Wrapped, framing: Framing, budget: Budget)
             Framing::Chunk => pieces.push(part.clone()),
         }
         link.write_pieces(&mut pieces, budget).await?;
+        hit("delivery.body");
     }
+    hit("delivery.before_dot");
     if framing == Framing::Dot {
         link.session.end_body(&mut end);
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tdc_core::evaluator::Snapshot;
+use tdc_failpoint::hit;
 use tdc_queue::{ClaimRef, HEARTBEAT_EVERY, IdSource, JournalQueue, Series};
 use tdc_telemetry::{MailLog, Shutdown};
 use tokio::sync::watch;
@@ -143,6 +144,7 @@ pub async fn run(config: WorkerConfig, deps: Deps, shutdown: Shutdown) {
         }
     }
     phase.send_replace(Phase::Draining);
+    hit("delivery.draining");
     tracing::info!("the worker takes no entries any more and finishes what it has begun");
     if timeout(worker.config.grace, lanes.ended()).await.is_err() {
         tracing::warn!("the grace is over; transactions that still run are cut off");
@@ -227,10 +229,10 @@ async fn ring(worker: Arc<Worker>, served: Served) {
         }
         let names: Vec<&str> = lanes.iter().map(|lane| &*lane.name).collect();
         match worker.queue.backlog(&names).await {
-            Ok(counts) => lanes
-                .iter()
-                .zip(counts)
-                .for_each(|(lane, entries)| lane.waits(entries)),
+            Ok(counts) => lanes.iter().zip(counts).for_each(|(lane, entries)| {
+                lane.waits(entries);
+                lane.wake(entries);
+            }),
             Err(error) => tracing::debug!(%error, "the queue does not say what waits"),
         }
         let (least, each) = BELL_AT_MOST;
@@ -248,6 +250,7 @@ async fn heartbeat(worker: Arc<Worker>) {
         if held.is_empty() {
             continue;
         }
+        hit("delivery.heartbeat");
         if let Err(error) = worker.queue.heartbeat(&worker.config.consumer, &held).await {
             tracing::warn!(entries = held.len(), %error, "the queue did not hear the heartbeat");
         }
@@ -296,6 +299,7 @@ async fn sweep(worker: Arc<Worker>, served: Served) {
 async fn sweep_one(worker: &Worker, name: &str, lane: Option<&Arc<Lane>>) {
     match worker.queue.sweep(name).await {
         Ok(sweep) => {
+            hit("delivery.swept");
             worker.account.swept(name, &sweep);
             worker.account.expired(&sweep.expired);
             if !sweep.expired.is_empty() {
