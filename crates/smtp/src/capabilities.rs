@@ -25,6 +25,8 @@ pub struct Extensions {
     pub requiretls: bool,
     /// Postfix XFORWARD: the attributes that are taken.
     pub xforward: Vec<String>,
+    /// Postfix XCLIENT: the attributes that are taken.
+    pub xclient: Vec<String>,
 }
 
 impl Extensions {
@@ -45,6 +47,7 @@ impl Extensions {
                 "DSN" => extensions.dsn = true,
                 "REQUIRETLS" => extensions.requiretls = true,
                 "XFORWARD" => extensions.xforward = words.map(str::to_ascii_uppercase).collect(),
+                "XCLIENT" => extensions.xclient = words.map(str::to_ascii_uppercase).collect(),
                 _ => {}
             }
         }
@@ -102,8 +105,10 @@ impl Extensions {
             Some(limit) => lines.push(format!("SIZE {limit}")),
             None => {}
         }
-        if !self.xforward.is_empty() {
-            lines.push(format!("XFORWARD {}", self.xforward.join(" ")));
+        for (keyword, attributes) in [("XFORWARD", &self.xforward), ("XCLIENT", &self.xclient)] {
+            if !attributes.is_empty() {
+                lines.push(format!("{keyword} {}", attributes.join(" ")));
+            }
         }
         Reply::multi(250, lines)
     }
@@ -146,6 +151,7 @@ mod tests {
             dsn: true,
             requiretls: true,
             xforward: vec!["NAME".into(), "ADDR".into()],
+            xclient: vec!["ADDR".into(), "LOGIN".into()],
         };
         for extensions in [Extensions::default(), all] {
             assert_eq!(Extensions::from_reply(&extensions.to_reply("host")), extensions);

@@ -6,6 +6,8 @@ use crate::reply::Reply;
 /// Octets of an address: a local part of 64, `@`, a domain of 255 (RFC 5321 section 4.5.3.1), and some mercy for
 /// the long local parts of mailing lists.
 pub const MAX_ADDRESS: usize = 512;
+/// Octets of one XFORWARD or XCLIENT value as it is sent; Postfix takes names of up to 255.
+const MAX_ATTRIBUTE: usize = 512;
 
 /// `BODY=` (RFC 6152).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,18 @@ pub(crate) enum Command {
     Help,
     Quit,
     Xforward(Vec<(String, String)>),
+    Xclient(Vec<(String, String)>),
+}
+
+impl Command {
+    /// True for a command that may only be the last of a group, since the client cannot know what to send next
+    /// before it has the reply (RFC 2920 section 3.1; XCLIENT begins the session anew).
+    pub(crate) fn ends_group(&self) -> bool {
+        matches!(
+            self,
+            Self::Helo(_) | Self::Ehlo(_) | Self::Data | Self::Noop | Self::Vrfy | Self::Xclient(_)
+        )
+    }
 }
 
 fn syntax(text: &str) -> Reply {
@@ -84,7 +98,12 @@ pub(crate) fn parse(line: &[u8], offered: &Extensions) -> Result<Command, Reply>
         "NOOP" => Ok(Command::Noop),
         "VRFY" => Ok(Command::Vrfy),
         "HELP" => Ok(Command::Help),
-        "XFORWARD" if !offered.xforward.is_empty() => xforward(rest, offered),
+        "XFORWARD" if !offered.xforward.is_empty() => {
+            attributes(rest, &offered.xforward, "XFORWARD").map(Command::Xforward)
+        }
+        "XCLIENT" if !offered.xclient.is_empty() => {
+            attributes(rest, &offered.xclient, "XCLIENT").map(Command::Xclient)
+        }
         _ => Err(Reply::new(500, "5.5.2 Error: command not recognized")),
     }
 }
@@ -119,17 +138,41 @@ fn bdat(rest: &str) -> Result<Command, Reply> {
     }
 }
 
-fn xforward(rest: &str, offered: &Extensions) -> Result<Command, Reply> {
+/// `NAME=value` pairs of XFORWARD and XCLIENT; the values are in xtext (RFC 3461 section 4).
+fn attributes(rest: &str, taken: &[String], verb: &str) -> Result<Vec<(String, String)>, Reply> {
     let attribute = |word: &str| {
         let (name, value) = word.split_once('=')?;
         let name = name.to_ascii_uppercase();
-        offered.xforward.contains(&name).then(|| (name, value.to_owned()))
+        taken.contains(&name).then_some((name, xtext(value)?))
     };
     let attributes: Option<Vec<_>> = rest.split_ascii_whitespace().map(attribute).collect();
     attributes
         .filter(|attributes| !attributes.is_empty())
-        .map(Command::Xforward)
-        .ok_or_else(|| syntax("XFORWARD attribute=value..."))
+        .ok_or_else(|| syntax(&format!("{verb} attribute=value...")))
+}
+
+/// Decodes xtext: `+` and two hexadecimal digits are an octet. The result is text without control characters.
+fn xtext(value: &str) -> Option<String> {
+    if value.is_empty() || value.len() > MAX_ATTRIBUTE {
+        return None;
+    }
+    let mut octets = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((&octet, behind)) = rest.split_first() {
+        rest = behind;
+        if octet != b'+' {
+            octets.push(octet);
+            continue;
+        }
+        let (digits, behind) = rest.split_at_checked(2)?;
+        if !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        octets.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
+        rest = behind;
+    }
+    let text = String::from_utf8(octets).ok()?;
+    (!text.chars().any(char::is_control)).then_some(text)
 }
 
 fn mail(rest: &str, offered: &Extensions) -> Result<MailFrom, Reply> {

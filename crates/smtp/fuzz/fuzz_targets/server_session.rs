@@ -13,6 +13,8 @@ use tdc_smtp_fuzz::{Reads, header, is_normal, replies};
 
 const MAX_LINE: usize = 200;
 const MAX_RECIPIENTS: usize = 3;
+/// The limit on the header section (octets).
+const MAX_HEADER: u64 = 40;
 /// The limit on message size, where one is set (octets).
 const SIZE: u64 = 60;
 
@@ -44,19 +46,22 @@ fn config(flags: u8) -> ServerConfig {
             chunking: on(3),
             smtputf8: on(4),
             dsn: on(4),
-            xforward: if on(5) {
-                vec!["ADDR".to_owned()]
-            } else {
-                Vec::new()
-            },
+            xforward: names(on(5)),
+            xclient: names(on(5)),
             ..Extensions::default()
         },
         max_line: MAX_LINE,
         max_recipients: MAX_RECIPIENTS,
+        max_header: MAX_HEADER,
+        max_messages: 5,
         bare_lf: if on(6) { BareLf::Reject } else { BareLf::Normalize },
         tls_required: on(7),
         ..ServerConfig::default()
     }
+}
+
+fn names(on: bool) -> Vec<String> {
+    on.then(|| "ADDR".to_owned()).into_iter().collect()
 }
 
 /// One session and what a driver sees of it.
@@ -153,6 +158,12 @@ impl Run {
             ServerEvent::BodyEnd(end) => self.body_end(end),
             ServerEvent::Greeted | ServerEvent::Reset => self.forget(),
             ServerEvent::Xforward(attributes) => assert!(!attributes.is_empty()),
+            ServerEvent::Xclient(attributes) => {
+                assert!(!attributes.is_empty() && !self.session.in_transaction());
+                if self.answer(220).is_positive() {
+                    assert!(self.session.helo().is_none(), "the session begins anew");
+                }
+            }
             ServerEvent::StartTls => {
                 assert!(input.is_empty() && !self.session.is_tls());
                 self.session.tls_started();
@@ -172,6 +183,9 @@ impl Run {
                 self.body.len() as u64 <= SIZE,
                 "what is over the limit is not handed out"
             );
+        } else if end.fault == Some(BodyFault::HeaderTooBig) {
+            assert!(end.size > MAX_HEADER);
+            assert!((self.body.len() as u64) < end.size);
         } else {
             assert_eq!(end.size, self.body.len() as u64);
             assert!(is_normal(&self.body));

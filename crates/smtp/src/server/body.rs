@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::BytesMut;
+use memchr::memchr;
 
 use super::{Body, BodyEnd, BodyFault, Question, ServerEvent, ServerSession, State};
 use crate::data::{BareLf, DataDecoder, transfer};
@@ -16,6 +17,8 @@ impl Body {
             scratch: Vec::new(),
             chunk: BytesMut::new(),
             too_big: false,
+            header: HeaderMeter::default(),
+            header_too_big: false,
             refused: None,
             stray: false,
             ended: false,
@@ -23,9 +26,13 @@ impl Body {
     }
 
     /// Takes over what was decoded, unless the message is refused or too big.
-    fn collect(&mut self, limit: u64) {
+    fn collect(&mut self, limit: u64, max_header: u64) {
         self.too_big |= limit > 0 && self.decoder.decoded_len() > limit;
-        if self.too_big || self.refused.is_some() {
+        for piece in &self.scratch {
+            self.header.feed(piece);
+        }
+        self.header_too_big |= self.header.octets > max_header;
+        if self.too_big || self.header_too_big || self.refused.is_some() {
             self.scratch.clear();
             self.pieces.clear();
         }
@@ -35,6 +42,8 @@ impl Body {
     fn end(&self, bare_lf: BareLf) -> BodyEnd {
         let fault = if self.too_big {
             Some(BodyFault::TooBig)
+        } else if self.header_too_big {
+            Some(BodyFault::HeaderTooBig)
         } else if bare_lf == BareLf::Reject && self.decoder.saw_bare_lf() {
             Some(BodyFault::BareLf)
         } else {
@@ -43,6 +52,35 @@ impl Body {
         BodyEnd {
             size: self.decoder.decoded_len(),
             fault,
+        }
+    }
+}
+
+/// Counts the octets of a header section, whatever the pieces in which it comes.
+#[derive(Debug, Default)]
+pub(super) struct HeaderMeter {
+    /// Octets so far, the empty line that ends the section included.
+    pub(super) octets: u64,
+    over: bool,
+    /// Octets of the current line, up to 3: an empty line is CR and LF alone.
+    column: u8,
+}
+
+impl HeaderMeter {
+    fn feed(&mut self, piece: &[u8]) {
+        let mut at = 0;
+        while !self.over && at < piece.len() {
+            let end = memchr(b'\n', &piece[at..]).map(|found| at + found + 1);
+            let part = &piece[at..end.unwrap_or(piece.len())];
+            at += part.len();
+            self.octets += part.len() as u64;
+            let column = usize::from(self.column) + part.len();
+            self.column = column.min(3) as u8;
+            if end.is_some() {
+                // Lines end in CRLF here, so that one of two octets is empty.
+                self.over = column == 2;
+                self.column = 0;
+            }
         }
     }
 }
@@ -66,7 +104,7 @@ impl ServerSession {
     fn data_octets(&mut self, mut body: Body, input: &mut BytesMut) -> Option<ServerEvent> {
         if body.pieces.is_empty() && !body.ended {
             body.ended = body.decoder.decode(input, &mut body.scratch);
-            body.collect(self.limit());
+            body.collect(self.limit(), self.config.max_header);
         }
         if let Some(piece) = body.pieces.pop_front() {
             self.state = State::Body(body);
@@ -96,7 +134,7 @@ impl ServerSession {
             } else {
                 body.decoder.decode(&mut body.chunk, &mut body.scratch);
             }
-            body.collect(self.limit());
+            body.collect(self.limit(), self.config.max_header);
         }
         if let Some(piece) = body.pieces.pop_front() {
             self.state = State::Chunk(body, remaining, last);

@@ -2,19 +2,30 @@
 
 use bytes::BytesMut;
 
-use super::{CloseReason, Question, ServerEvent, ServerSession, State, Transaction};
+use super::{CloseReason, Limit, Question, ServerEvent, ServerSession, State, Transaction};
 use crate::command::{self, Command, MailFrom, RcptTo};
 use crate::reply::Reply;
+
+/// Octets of a chunk below which it counts as a command that does nothing, unless it is the last.
+const TINY_CHUNK: u64 = 512;
 
 impl ServerSession {
     pub(super) fn command(&mut self, line: &[u8], input: &BytesMut) -> Option<ServerEvent> {
         let command = match command::parse(line, &self.offered) {
             Ok(command) => command,
             Err(reply) => {
+                if reply.code() == 552 {
+                    self.meet(Limit::DeclaredSize);
+                }
                 self.error(&reply);
                 return None;
             }
         };
+        if self.config.forbid_unauth_pipelining && !input.is_empty() && command.ends_group() {
+            let reply = Reply::new(554, "5.5.0 Error: SMTP protocol synchronization");
+            self.close(&reply, CloseReason::UnauthorizedPipelining);
+            return None;
+        }
         if self.config.tls_required && !self.tls && needs_tls(&command) {
             self.refuse_chunk(
                 &command,
@@ -34,10 +45,8 @@ impl ServerSession {
             Command::Noop => self.junk(&Reply::new(250, "2.0.0 Ok")),
             Command::Vrfy => self.junk(&Reply::new(252, "2.1.5 Send some mail, I'll try my best")),
             Command::Help => self.junk(&Reply::new(214, "2.0.0 See RFC 5321")),
-            Command::Xforward(attributes) => {
-                self.say(&Reply::new(250, "2.0.0 Ok"));
-                Some(ServerEvent::Xforward(attributes))
-            }
+            Command::Xforward(attributes) => self.xforward(attributes),
+            Command::Xclient(attributes) => self.xclient(attributes),
             Command::Quit => {
                 self.close(&Reply::new(221, "2.0.0 Bye"), CloseReason::Quit);
                 None
@@ -68,6 +77,11 @@ impl ServerSession {
             self.error(&Reply::new(503, "5.5.1 Error: nested MAIL command"));
             return None;
         }
+        if self.messages >= self.config.max_messages {
+            let reply = Reply::new(421, "4.7.0 Error: too many messages in one session");
+            self.close(&reply, CloseReason::TooManyMessages);
+            return None;
+        }
         self.transaction = Some(Transaction {
             smtputf8: mail.smtputf8,
             ..Transaction::default()
@@ -85,8 +99,9 @@ impl ServerSession {
             self.error(&Reply::new(503, "5.5.1 Error: RCPT after BDAT"));
             return None;
         }
-        if transaction.recipients >= self.config.max_recipients {
+        if transaction.asked >= self.config.max_recipients {
             // Not the client's error: RFC 5321 section 4.5.3.1.10 makes it send the rest in another transaction.
+            self.meet(Limit::Recipients);
             self.say(&Reply::new(452, "4.5.3 Error: too many recipients"));
             return None;
         }
@@ -116,6 +131,16 @@ impl ServerSession {
     }
 
     fn bdat(&mut self, size: u64, last: bool) -> Option<ServerEvent> {
+        if size < TINY_CHUNK && !last {
+            // Each chunk buys time for the next one; tiny ones are a way to keep a session for next to nothing. A
+            // message cannot go on without one of its chunks, so that the session ends.
+            self.junk += 1;
+            if self.junk > self.config.max_junk {
+                let reply = Reply::new(421, "4.7.0 Error: too many small chunks");
+                self.close(&reply, CloseReason::TooManyErrors);
+                return None;
+            }
+        }
         if let Some(body) = self.chunks.take() {
             self.state = State::Chunk(body, size, last);
             return None;
@@ -161,6 +186,24 @@ impl ServerSession {
         Some(ServerEvent::StartTls)
     }
 
+    fn xforward(&mut self, attributes: Vec<(String, String)>) -> Option<ServerEvent> {
+        if self.transaction.is_some() {
+            self.error(&Reply::new(503, "5.5.1 Error: MAIL transaction in progress"));
+            return None;
+        }
+        self.say(&Reply::new(250, "2.0.0 Ok"));
+        Some(ServerEvent::Xforward(attributes))
+    }
+
+    fn xclient(&mut self, attributes: Vec<(String, String)>) -> Option<ServerEvent> {
+        if self.transaction.is_some() {
+            self.error(&Reply::new(503, "5.5.1 Error: MAIL transaction in progress"));
+            return None;
+        }
+        self.state = State::Waiting(Question::Xclient);
+        Some(ServerEvent::Xclient(attributes))
+    }
+
     fn rset(&mut self) -> Option<ServerEvent> {
         self.transaction = None;
         self.chunks = None;
@@ -172,6 +215,7 @@ impl ServerSession {
     fn junk(&mut self, reply: &Reply) -> Option<ServerEvent> {
         self.junk += 1;
         if self.junk > self.config.max_junk {
+            self.meet(Limit::Junk);
             self.error(reply);
         } else {
             self.say(reply);
@@ -189,5 +233,6 @@ fn needs_tls(command: &Command) -> bool {
             | Command::Quit
             | Command::StartTls
             | Command::Rset
+            | Command::Xclient(_)
     )
 }

@@ -26,6 +26,10 @@ use crate::data::{BareLf, DataDecoder};
 use crate::proxy::{ProxyStatus, proxy_header};
 use crate::reply::Reply;
 
+/// Octets of a line that is too long which are passed over before the session is ended; a client that is merely
+/// clumsy gets 500 and stays in step.
+const MAX_SKIP: usize = 1024 * 1024;
+
 /// What holds for all sessions of a listener.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -37,14 +41,23 @@ pub struct ServerConfig {
     pub max_line: usize,
     /// Accepted recipients of one message.
     pub max_recipients: usize,
-    /// Errors (5xx replies of the session itself) before it is closed with 421.
+    /// Octets of the header section of a message.
+    pub max_header: u64,
+    /// Messages of one session; `MAIL` for one more gets 421.
+    pub max_messages: u32,
+    /// Errors (5xx replies of the session itself) before each more asks for a delay:
+    /// [`ServerSession::take_penalty`].
+    pub soft_errors: u32,
+    /// Errors before the session is closed with 421. A message that is taken resets the count.
     pub max_errors: u32,
-    /// Commands that do nothing (NOOP, RSET, VRFY, HELP) before each more counts as an error.
+    /// Commands that do nothing (NOOP, RSET, VRFY, HELP, tiny chunks) before each more counts as an error.
     pub max_junk: u32,
     /// What to do with a bare LF.
     pub bare_lf: BareLf,
     /// Commands other than EHLO, NOOP, RSET, QUIT and STARTTLS get 530 until TLS runs.
     pub tls_required: bool,
+    /// Ends a session in which octets wait behind a command that must be the last of its group (RFC 2920).
+    pub forbid_unauth_pipelining: bool,
 }
 
 impl Default for ServerConfig {
@@ -54,10 +67,14 @@ impl Default for ServerConfig {
             extensions: Extensions::default(),
             max_line: 2048,
             max_recipients: 1000,
+            max_header: 256 * 1024,
+            max_messages: 10_000,
+            soft_errors: 10,
             max_errors: 20,
             max_junk: 100,
             bare_lf: BareLf::Normalize,
             tls_required: false,
+            forbid_unauth_pipelining: false,
         }
     }
 }
@@ -83,6 +100,9 @@ pub enum ServerEvent {
     Reset,
     /// `XFORWARD` was answered; the attributes as they came.
     Xforward(Vec<(String, String)>),
+    /// `XCLIENT`: the attributes as they came, none of them checked. Answer with 220 to begin the session anew for
+    /// that client, or with a refusal.
+    Xclient(Vec<(String, String)>),
     /// Write the output, shake hands, then call [`ServerSession::tls_started`].
     StartTls,
     /// Write the output, then close.
@@ -103,8 +123,37 @@ pub struct BodyEnd {
 pub enum BodyFault {
     /// Larger than the limit; what was over it was not handed out. `552 5.3.4`.
     TooBig,
+    /// A header section larger than [`ServerConfig::max_header`]; the message was not handed out from there on.
+    /// `552 5.3.4`.
+    HeaderTooBig,
     /// A bare LF, and [`BareLf::Reject`]. `550 5.5.2`.
     BareLf,
+}
+
+/// A limit that a client met and that did not end its session by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// A command line: [`ServerConfig::max_line`].
+    Line,
+    /// Recipients: [`ServerConfig::max_recipients`].
+    Recipients,
+    /// The size that `MAIL` declares.
+    DeclaredSize,
+    /// Errors: [`ServerConfig::soft_errors`].
+    SoftErrors,
+    /// Commands that do nothing: [`ServerConfig::max_junk`].
+    Junk,
+}
+
+impl Limit {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 5] = [
+        Self::Line,
+        Self::Recipients,
+        Self::DeclaredSize,
+        Self::SoftErrors,
+        Self::Junk,
+    ];
 }
 
 /// Why the session ends.
@@ -114,6 +163,12 @@ pub enum CloseReason {
     Quit,
     /// More than [`ServerConfig::max_errors`].
     TooManyErrors,
+    /// More than [`ServerConfig::max_messages`].
+    TooManyMessages,
+    /// Octets waited behind a command that must be the last of its group.
+    UnauthorizedPipelining,
+    /// A command line that does not end.
+    EndlessLine,
     /// HTTP, or another protocol.
     NotSmtp,
     /// Octets waited behind STARTTLS.
@@ -135,8 +190,8 @@ enum State {
     Command,
     /// An event waits for its answer.
     Waiting(Question),
-    /// In a line that is too long.
-    SkipLine,
+    /// In a line that is too long: octets of it that were passed over.
+    SkipLine(usize),
     Body(Body),
     /// In a chunk: octets that remain, and whether it is the last.
     Chunk(Body, u64, bool),
@@ -151,6 +206,7 @@ enum Question {
     /// The first BDAT, with its size and whether it is the last.
     FirstChunk(u64, bool),
     End,
+    Xclient,
 }
 
 /// A body on its way.
@@ -162,6 +218,8 @@ struct Body {
     /// Octets of chunks that are not decided yet.
     chunk: BytesMut,
     too_big: bool,
+    header: body::HeaderMeter,
+    header_too_big: bool,
     /// The message was refused: octets are swallowed, and this is the answer to each chunk.
     refused: Option<Reply>,
     /// The chunk belongs to no message: refusing it changes nothing.
@@ -172,6 +230,8 @@ struct Body {
 #[derive(Clone, Copy, Debug, Default)]
 struct Transaction {
     recipients: usize,
+    /// `RCPT` commands that were asked about, taken or not.
+    asked: usize,
     /// BDAT was used: DATA is not allowed any more.
     chunked: bool,
     smtputf8: bool,
@@ -191,6 +251,10 @@ pub struct ServerSession {
     chunks: Option<Body>,
     errors: u32,
     junk: u32,
+    messages: u32,
+    penalty: u32,
+    /// How often each [`Limit`] was met since it was last asked for.
+    met: [u32; Limit::ALL.len()],
     shutdown: bool,
 }
 
@@ -209,21 +273,25 @@ impl ServerSession {
             chunks: None,
             errors: 0,
             junk: 0,
+            messages: 0,
+            penalty: 0,
+            met: [0; Limit::ALL.len()],
             shutdown: false,
         };
-        let greeting = format!("{} ESMTP", session.config.hostname);
-        session.say(&Reply::new(220, greeting));
+        session.say(&session.greeting());
         session
+    }
+
+    /// The greeting: also the answer that accepts an XCLIENT.
+    pub fn greeting(&self) -> Reply {
+        Reply::new(220, format!("{} ESMTP", self.config.hostname))
     }
 
     /// Tells the session that TLS runs: everything begins anew (RFC 3207 section 4.2), without a greeting.
     pub fn tls_started(&mut self) {
         self.tls = true;
-        self.esmtp = false;
         self.offered.starttls = false;
-        self.helo = None;
-        self.transaction = None;
-        self.chunks = None;
+        self.restart();
         self.state = State::Command;
     }
 
@@ -252,6 +320,29 @@ impl ServerSession {
         self.transaction.is_some()
     }
 
+    /// True while octets of a message are awaited, not a command.
+    pub fn in_body(&self) -> bool {
+        matches!(self.state, State::Body(_) | State::Chunk(..))
+    }
+
+    /// How many errors beyond the soft limit were made since this was last asked: the replies to them should be
+    /// delayed (RFC 5321 section 7.8 allows it; Postfix sleeps a second for each).
+    pub fn take_penalty(&mut self) -> u32 {
+        std::mem::take(&mut self.penalty)
+    }
+
+    /// How often each limit was met since this was last asked.
+    pub fn take_met(&mut self) -> impl Iterator<Item = (Limit, u32)> + use<> {
+        let met = std::mem::take(&mut self.met);
+        Limit::ALL.into_iter().zip(met).filter(|(_, count)| *count > 0)
+    }
+
+    /// Takes the name that an XCLIENT gave in the client's place; it holds until the next EHLO or HELO.
+    pub fn set_helo(&mut self, name: String, esmtp: bool) {
+        self.helo = Some(name);
+        self.esmtp = esmtp;
+    }
+
     /// Replies to be written.
     pub fn output(&mut self) -> &mut BytesMut {
         &mut self.output
@@ -272,7 +363,7 @@ impl ServerSession {
                     return ServerEvent::NeedInput;
                 }
                 State::First => self.first(input),
-                State::SkipLine => self.skip_line(input),
+                State::SkipLine(skipped) => self.skip_line(*skipped, input),
                 State::Command => self.command_line(input),
                 State::Body(_) | State::Chunk(..) => self.body(input),
             };
@@ -297,19 +388,23 @@ impl ServerSession {
                 return;
             }
             Question::Mail if !reply.is_positive() => self.transaction = None,
-            Question::Rcpt if reply.is_positive() => {
+            Question::Rcpt => {
                 if let Some(transaction) = &mut self.transaction {
-                    transaction.recipients += 1;
+                    transaction.asked += 1;
+                    transaction.recipients += usize::from(reply.is_positive());
                 }
             }
+            Question::Xclient if reply.is_positive() => self.restart(),
             Question::Data if reply.is_intermediate() => {
                 self.state = State::Body(Body::new(DataDecoder::new()));
             }
-            Question::Mail | Question::Rcpt | Question::Data => {}
+            Question::Mail | Question::Data | Question::Xclient => {}
             Question::End => {
                 self.transaction = None;
+                self.messages += 1;
                 if reply.is_positive() {
                     self.errors = 0;
+                    self.junk = 0;
                 }
             }
         }
@@ -317,6 +412,18 @@ impl ServerSession {
         if reply.code() == 421 {
             self.state = State::Closed(CloseReason::Answered421);
         }
+    }
+
+    /// Nothing that was said before counts.
+    fn restart(&mut self) {
+        self.esmtp = false;
+        self.helo = None;
+        self.transaction = None;
+        self.chunks = None;
+    }
+
+    fn meet(&mut self, limit: Limit) {
+        self.met[limit as usize] += 1;
     }
 
     fn say(&mut self, reply: &Reply) {
@@ -331,9 +438,13 @@ impl ServerSession {
                 &Reply::new(421, "4.7.0 Error: too many errors"),
                 CloseReason::TooManyErrors,
             );
-        } else {
-            self.say(reply);
+            return;
         }
+        if self.errors > self.config.soft_errors {
+            self.penalty += 1;
+            self.meet(Limit::SoftErrors);
+        }
+        self.say(reply);
     }
 
     fn close(&mut self, reply: &Reply, reason: CloseReason) {
@@ -373,16 +484,24 @@ impl ServerSession {
         false
     }
 
-    fn skip_line(&mut self, input: &mut BytesMut) -> Option<ServerEvent> {
-        match memchr(b'\n', input) {
+    fn skip_line(&mut self, skipped: usize, input: &mut BytesMut) -> Option<ServerEvent> {
+        let end = memchr(b'\n', input);
+        let skipped = skipped + end.unwrap_or(input.len());
+        if skipped > MAX_SKIP {
+            self.close(&too_long(421), CloseReason::EndlessLine);
+            return None;
+        }
+        match end {
             Some(end) => {
                 input.advance(end + 1);
                 self.state = State::Command;
-                self.error(&Reply::new(500, "5.5.6 Error: line too long"));
+                self.meet(Limit::Line);
+                self.error(&too_long(500));
                 None
             }
             None => {
                 input.clear();
+                self.state = State::SkipLine(skipped);
                 Some(ServerEvent::NeedInput)
             }
         }
@@ -392,16 +511,21 @@ impl ServerSession {
         if self.shutting_down() {
             return None;
         }
+        if input.first().is_some_and(|first| !begins_command(*first)) {
+            self.not_smtp();
+            return None;
+        }
         let Some(end) = memchr(b'\n', input) else {
             if input.len() >= self.config.max_line {
-                self.state = State::SkipLine;
+                self.state = State::SkipLine(0);
                 return None;
             }
             return Some(ServerEvent::NeedInput);
         };
         let line = input.split_to(end + 1).freeze();
         if line.len() > self.config.max_line {
-            self.error(&Reply::new(500, "5.5.6 Error: line too long"));
+            self.meet(Limit::Line);
+            self.error(&too_long(500));
             return None;
         }
         let line = &line[..end];
@@ -416,15 +540,29 @@ impl ServerSession {
                 return None;
             }
         };
-        if !line.first().is_none_or(u8::is_ascii_alphabetic) || is_http(line) {
-            self.close(
-                &Reply::new(221, "2.7.0 This is an SMTP server"),
-                CloseReason::NotSmtp,
-            );
+        if is_http(line) {
+            self.not_smtp();
             return None;
         }
         self.command(line, input)
     }
+
+    fn not_smtp(&mut self) {
+        self.close(
+            &Reply::new(221, "2.7.0 This is an SMTP server"),
+            CloseReason::NotSmtp,
+        );
+    }
+}
+
+fn too_long(code: u16) -> Reply {
+    let class = code / 100;
+    Reply::new(code, format!("{class}.5.6 Error: line too long"))
+}
+
+/// Whether a line that begins so may be a command, or is an empty one.
+fn begins_command(first: u8) -> bool {
+    first.is_ascii_alphabetic() || matches!(first, b'\r' | b'\n')
 }
 
 /// The first word of an HTTP request, or of a proxied one.
@@ -438,6 +576,9 @@ fn is_http(line: &[u8]) -> bool {
         b"OPTIONS",
         b"CONNECT",
         b"DELETE",
+        b"PATCH",
+        b"TRACE",
+        b"PRI",
     ]
     .iter()
     .any(|http| verb.eq_ignore_ascii_case(http))

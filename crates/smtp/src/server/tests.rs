@@ -54,6 +54,10 @@ fn drive(config: ServerConfig, wire: &[u8], step: usize) -> Run {
                     let no = rcpt.address.starts_with("no");
                     session.answer(Reply::new(if no { 550 } else { 250 }, "x"));
                 }
+                ServerEvent::Xclient(_) => {
+                    let greeting = session.greeting();
+                    session.answer(greeting);
+                }
                 ServerEvent::Data => session.answer(Reply::new(354, "go")),
                 ServerEvent::Body(piece) => body.extend_from_slice(&piece),
                 ServerEvent::BodyEnd(end) => {
