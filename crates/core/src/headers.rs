@@ -9,8 +9,9 @@ use std::ops::Range;
 
 use memchr::{memchr, memmem};
 
-/// Octets of a header section that are looked at; Postfix's `header_size_limit`.
-pub const MAX_HEADER_SECTION: usize = 102_400;
+/// Octets of a header section that are looked at; the most that Exchange takes (`MaxHeaderSize`), which is the next
+/// hop of most. ingress refuses messages with more, so that no field is ever out of sight.
+pub const MAX_HEADER_SECTION: usize = 256 * 1024;
 /// Our mark: a message that carries it is a copy that we made, and is never journaled again.
 pub const DELIVERY_ID: &str = "X-TDC-Delivery-Id";
 

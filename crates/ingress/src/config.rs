@@ -1,6 +1,6 @@
 //! What holds for an ingress process, and what it works with.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,34 +13,104 @@ use tdc_telemetry::MailLog;
 use crate::evaluate::Evaluation;
 use crate::metrics::IngressMetrics;
 use crate::nexthop::NextHopConfig;
+use crate::tls::TlsFiles;
 
-/// `Received` fields above which a message is taken to be in a loop (Postfix's `hopcount_limit`).
-pub const MAX_HOPS: usize = 50;
 /// Added to the time that the next hop may take for the end of a message before an entry counts as in doubt: COMMIT
 /// takes its time too.
 const IN_DOUBT_MARGIN: Duration = Duration::from_secs(20);
+
+/// One address that is listened on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Where.
+    pub address: SocketAddr,
+    /// Every connection begins with a PROXY header.
+    pub proxy: bool,
+    /// TLS begins with the connection (behind the PROXY header, if there is one).
+    pub tls: bool,
+}
+
+impl ListenerConfig {
+    /// SMTP in the clear, with STARTTLS where there is a certificate.
+    pub fn plain(address: SocketAddr) -> Self {
+        Self {
+            address,
+            proxy: false,
+            tls: false,
+        }
+    }
+}
+
+/// How much a client may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections at a time, of all clients. 421.
+    pub connections: usize,
+    /// Connections at a time, of one client network. 421.
+    pub connections_per_network: usize,
+    /// Connections of one client network in a minute; 0: no limit. 421.
+    pub connection_rate: u32,
+    /// Bits of an IPv4 address that make a client network.
+    pub prefix_v4: u8,
+    /// Bits of an IPv6 address that make a client network.
+    pub prefix_v6: u8,
+    /// Messages of one connection. 421.
+    pub messages: u32,
+    /// Recipients of one message. 452.
+    pub recipients: usize,
+    /// Octets of a command line. 500.
+    pub line: usize,
+    /// Octets of a header section. 552.
+    pub header: u64,
+    /// `Received` fields from which on a message is taken to be in a loop (Postfix's `hopcount_limit`). 554.
+    pub hops: usize,
+    /// Errors of one connection before each further reply to one is delayed.
+    pub soft_errors: u32,
+    /// How long.
+    pub error_delay: Duration,
+    /// Errors of one connection. 421.
+    pub errors: u32,
+    /// Commands that do nothing before each further one counts as an error.
+    pub junk: u32,
+    /// Octets of all messages on their way that may be held at a time. 452.
+    pub memory: u64,
+    /// How long one command may take, and how far ahead the octets of a message may buy time. 421.
+    pub timeout: Duration,
+    /// Octets of a message that buy one second; 0: the whole message must arrive within `timeout`.
+    pub data_rate: u64,
+    /// How long a connection may last; a message that has begun may take as long again. 421.
+    pub lifetime: Duration,
+    /// How long the PROXY header may take.
+    pub proxy_timeout: Duration,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
+}
 
 /// Settings of one ingress process.
 #[derive(Clone)]
 pub struct IngressConfig {
     /// The name in the greeting.
     pub hostname: String,
+    /// Where it listens; at least one.
+    pub listeners: Vec<ListenerConfig>,
     /// The largest message in octets, counted after decoding.
     pub max_size: u64,
-    /// The most recipients of one message.
-    pub max_recipients: usize,
-    /// The most connections at a time; beyond it a client gets 421.
-    pub max_connections: usize,
+    /// The other limits.
+    pub limits: Limits,
     /// What to do with a bare LF.
     pub bare_lf: BareLf,
+    /// Ends a session in which octets wait behind a command that must be the last of its group.
+    pub forbid_unauth_pipelining: bool,
     /// Who may send; everyone else gets 554.
     pub allow_from: Vec<IpNet>,
-    /// How long a client may be silent, and how long it may take to read a reply.
-    pub client_timeout: Duration,
+    /// Load balancers whose PROXY headers count.
+    pub proxy_from: Vec<IpNet>,
+    /// Proxies that may name the client with XCLIENT and XFORWARD.
+    pub xclient_from: Vec<IpNet>,
     /// Where messages go.
     pub next_hop: NextHopConfig,
     /// STARTTLS is offered when there is a certificate.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<TlsFiles>,
     /// STARTTLS is required before MAIL.
     pub tls_required: bool,
     /// From PREPARE on, how long until an entry is delivered as in doubt. Longer than the next hop may take to
@@ -80,9 +150,23 @@ impl IngressConfig {
 
     /// True when a client of that address may send.
     pub fn allows(&self, peer: IpAddr) -> bool {
-        let peer = peer.to_canonical();
-        self.allow_from.iter().any(|network| network.contains(&peer))
+        holds(&self.allow_from, peer)
     }
+
+    /// True when a PROXY header of that peer counts.
+    pub fn is_balancer(&self, peer: IpAddr) -> bool {
+        holds(&self.proxy_from, peer)
+    }
+
+    /// True when that peer may say who the client is.
+    pub fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
+        holds(&self.xclient_from, peer)
+    }
+}
+
+fn holds(networks: &[IpNet], peer: IpAddr) -> bool {
+    let peer = peer.to_canonical();
+    networks.iter().any(|network| network.contains(&peer))
 }
 
 /// What an ingress works with.
@@ -107,17 +191,13 @@ mod tests {
     #[test]
     fn networks() {
         let networks: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
-        let allows = |peer: &str| {
-            let peer = peer.parse::<IpAddr>().unwrap().to_canonical();
-            networks.iter().any(|network| network.contains(&peer))
-        };
         for (peer, expected) in [
             ("10.1.2.3", true),
             ("::ffff:10.1.2.3", true),
             ("11.0.0.1", false),
             ("::1", true),
         ] {
-            assert_eq!(allows(peer), expected, "{peer}");
+            assert_eq!(holds(&networks, peer.parse().unwrap()), expected, "{peer}");
         }
     }
 }

@@ -10,24 +10,37 @@
 //! | module | holds |
 //! |---|---|
 //! | `listener` | [`Ingress`]: accepting, and stopping in order |
+//! | `admission` | a new connection until it may speak: PROXY header, limits, networks, TLS |
 //! | `session` | the driver of one connection |
+//! | `client` | who sends: the connection, or whom a trusted proxy names |
+//! | `gate`, `budget`, `memory`, `shedding` | what a client may take: places, time, octets; and when there is none |
+//! | `tls`, `proxied` | the certificate, read again when it changes; the PROXY header |
 //! | `transaction` | one message, and what a death at each of its steps means |
 //! | `copies` | its copies on the way into the queue |
 //! | [`evaluate`] | which copies are due: asked, or decided here |
 //! | `nexthop` | the connections to the mailbox server |
 
+mod admission;
+mod budget;
+mod client;
 mod config;
 mod copies;
 pub mod evaluate;
+mod gate;
 mod listener;
+mod memory;
 mod metrics;
 mod nexthop;
+mod proxied;
 mod session;
+mod shedding;
+mod tls;
 mod transaction;
 
-pub use config::{Deps, IngressConfig, MAX_HOPS};
-pub use listener::Ingress;
+pub use config::{Deps, IngressConfig, Limits, ListenerConfig};
+pub use listener::{BindError, Ingress};
 pub use metrics::IngressMetrics;
 pub use nexthop::{
     Deadlines, HostPort, HostPortError, NextHopConfig, NextHopError, NextHopTls, NextHopTlsError,
 };
+pub use tls::{TlsError, TlsFiles};

@@ -5,19 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use tdc_core::maillog::MailEvent;
-use tdc_queue::Series;
-use tdc_smtp::{Extensions, Reply, ServerConfig, ServerSession};
 use tdc_telemetry::{Shutdown, Trigger};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::config::{Deps, IngressConfig};
+use crate::admission;
+use crate::config::{Deps, IngressConfig, ListenerConfig};
+use crate::gate::{Gate, GateLimits};
+use crate::memory::Memory;
 use crate::nexthop::pool::Pool;
-use crate::session::Session;
+use crate::shedding::{self, Shedding};
+use crate::tls::{Certificate, TlsError};
 
 /// The first pause after `accept` failed (no descriptors left, say); doubled each time.
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
@@ -29,45 +28,85 @@ pub(crate) struct Shared {
     pub(crate) config: IngressConfig,
     pub(crate) deps: Deps,
     pub(crate) pool: Pool,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) shedding: Shedding,
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     /// Starts when sessions are to end at their next command boundary.
     pub(crate) stop_sessions: Shutdown,
 }
 
+/// Why it does not listen.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// An address cannot be used.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A listener for TLS, and no certificate.
+    #[error("cannot listen for TLS on {0} without a certificate (--tls-cert, --tls-key)")]
+    NoCertificate(SocketAddr),
+}
+
 /// An ingress that listens.
 pub struct Ingress {
-    listener: TcpListener,
+    listeners: Vec<(ListenerConfig, TcpListener)>,
+    certificate: Option<Certificate>,
     shared: Arc<Shared>,
     stop: Trigger,
 }
 
 impl Ingress {
-    /// Listens.
+    /// Listens on every address of the configuration.
     ///
     /// # Errors
-    /// When the address cannot be bound.
-    pub async fn bind(address: SocketAddr, config: IngressConfig, deps: Deps) -> io::Result<Self> {
-        let listener = listen(address)?;
-        let pool = Pool::new(config.next_hop.clone(), deps.metrics.next_hop.clone());
+    /// When an address cannot be bound, or the certificate cannot be used.
+    pub async fn bind(config: IngressConfig, deps: Deps) -> Result<Self, BindError> {
+        let certificate = config.tls.clone().map(Certificate::load).transpose()?;
+        let mut listeners = Vec::with_capacity(config.listeners.len());
+        for listener in &config.listeners {
+            let address = listener.address;
+            if listener.tls && certificate.is_none() {
+                return Err(BindError::NoCertificate(address));
+            }
+            let socket = listen(address).map_err(|error| BindError::Listen(address, error))?;
+            let address = socket
+                .local_addr()
+                .map_err(|error| BindError::Listen(address, error))?;
+            listeners.push((ListenerConfig { address, ..*listener }, socket));
+        }
+        let limits = &config.limits;
+        let gate = Gate::new(GateLimits {
+            connections: limits.connections,
+            per_network: limits.connections_per_network,
+            per_minute: limits.connection_rate,
+            prefix_v4: limits.prefix_v4,
+            prefix_v6: limits.prefix_v6,
+        });
         let (stop, stop_sessions) = Trigger::new();
         let shared = Arc::new(Shared {
+            pool: Pool::new(config.next_hop.clone(), deps.metrics.next_hop.clone()),
+            memory: Memory::new(limits.memory),
+            shedding: Shedding::default(),
+            tls: certificate.as_ref().map(Certificate::config),
+            gate,
             config,
             deps,
-            pool,
             stop_sessions,
         });
         Ok(Self {
-            listener,
+            listeners,
+            certificate,
             shared,
             stop,
         })
     }
 
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// When the socket is gone.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// Where it listens, with the ports that were given for port 0; in the order of the configuration.
+    pub fn listeners(&self) -> impl Iterator<Item = ListenerConfig> + '_ {
+        self.listeners.iter().map(|(listener, _)| *listener)
     }
 
     /// Serves until the shutdown, then as long as running transactions need, but no longer than the grace.
@@ -77,51 +116,77 @@ impl Ingress {
     /// command outside of a transaction.
     pub async fn run(self, shutdown: Shutdown) {
         let Self {
-            listener,
+            listeners,
+            certificate,
             shared,
             stop,
         } = self;
-        let permits = Arc::new(Semaphore::new(shared.config.max_connections));
-        let mut sessions = JoinSet::new();
-        let mut pause = BACKOFF_MIN;
-        let drained = drained(shutdown, shared.config.drain_delay);
-        tokio::pin!(drained);
-        loop {
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => {
-                        pause = BACKOFF_MIN;
-                        let permit = permits.clone().try_acquire_owned().ok();
-                        sessions.spawn(client(shared.clone(), stream, peer, permit));
-                    }
-                    Err(error) if is_passing(&error) => {}
-                    Err(error) => {
-                        tracing::error!(%error, "Connections cannot be accepted now.");
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(BACKOFF_MAX);
-                    }
-                },
-                Some(_) = sessions.join_next() => {}
-                () = &mut drained => break,
-            }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(shedding::watch(shared.clone(), shutdown.clone()));
+        if let Some(certificate) = certificate {
+            tasks.spawn(certificate.watch(shared.deps.metrics.clone(), shutdown.clone()));
         }
-        drop(listener);
+        let mut accepting = JoinSet::new();
+        for (listener, socket) in listeners {
+            accepting.spawn(accept(shared.clone(), listener, socket, shutdown.clone()));
+        }
+        let mut sessions = Vec::new();
+        while let Some(ended) = accepting.join_next().await {
+            sessions.extend(ended);
+        }
         stop.start();
-        let all = async { while sessions.join_next().await.is_some() {} };
+        let all = async {
+            for sessions in &mut sessions {
+                while sessions.join_next().await.is_some() {}
+            }
+        };
         if tokio::time::timeout(shared.config.grace, all).await.is_err() {
             tracing::warn!(
-                sessions = sessions.len(),
+                sessions = sessions.iter().map(JoinSet::len).sum::<usize>(),
                 "The grace is over; closing sessions in the middle of a message."
             );
-            sessions.shutdown().await;
+            for sessions in &mut sessions {
+                sessions.shutdown().await;
+            }
         }
+        tasks.shutdown().await;
         shared.pool.close().await;
     }
 }
 
-async fn drained(shutdown: Shutdown, delay: Duration) {
-    shutdown.started().await;
-    tokio::time::sleep(delay).await;
+/// Accepts until the drain delay after the shutdown is over; gives the sessions that still run.
+async fn accept(
+    shared: Arc<Shared>,
+    listener: ListenerConfig,
+    socket: TcpListener,
+    shutdown: Shutdown,
+) -> JoinSet<()> {
+    let mut sessions = JoinSet::new();
+    let mut pause = BACKOFF_MIN;
+    let drained = shutdown.expired(shared.config.drain_delay);
+    tokio::pin!(drained);
+    loop {
+        tokio::select! {
+            accepted = socket.accept() => match accepted {
+                Ok((stream, peer)) => {
+                    pause = BACKOFF_MIN;
+                    sessions.spawn(admission::client(shared.clone(), listener, stream, peer));
+                }
+                Err(error) if is_passing(&error) => {}
+                Err(error) => {
+                    shared.deps.metrics.accept_failed();
+                    tracing::error!(%error, "Connections cannot be accepted now.");
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        () = &mut drained => return sessions,
+                    }
+                    pause = (pause * 2).min(BACKOFF_MAX);
+                }
+            },
+            Some(_) = sessions.join_next() => {}
+            () = &mut drained => return sessions,
+        }
+    }
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -141,82 +206,4 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-}
-
-async fn client(
-    shared: Arc<Shared>,
-    mut stream: TcpStream,
-    peer: SocketAddr,
-    permit: Option<OwnedSemaphorePermit>,
-) {
-    let metrics = shared.deps.metrics.clone();
-    if permit.is_none() {
-        metrics.refused_connection();
-        turn_away(
-            &mut stream,
-            &Reply::new(421, "4.7.0 Error: too many connections, try again later"),
-        )
-        .await;
-        return;
-    }
-    let _ = stream.set_nodelay(true);
-    let icid = shared.deps.ids.next(Series::Icid);
-    let local = stream.local_addr().unwrap_or(peer);
-    shared
-        .deps
-        .mail_log
-        .emit(&MailEvent::Connected { icid, local, peer });
-    let _open = metrics.connected();
-    if !shared.config.allows(peer.ip()) {
-        let reason = "not in the networks that may send";
-        shared.deps.mail_log.emit(&MailEvent::Refused { icid, reason });
-        metrics.refused_connection();
-        turn_away(&mut stream, &Reply::new(554, "5.7.1 Access denied")).await;
-        shared.deps.mail_log.emit(&MailEvent::Closed { icid });
-        return;
-    }
-    let server = ServerSession::new(Arc::new(offer(&shared).await));
-    Session::new(shared, icid, peer, server).serve(stream).await;
-    drop(permit);
-}
-
-async fn turn_away(stream: &mut TcpStream, reply: &Reply) {
-    let mut output = BytesMut::new();
-    reply.write_to(&mut output);
-    let _ = tokio::time::timeout(Duration::from_secs(5), stream.write_all(&output)).await;
-}
-
-/// What EHLO offers: what this gateway can do, as far as the next hop can do it too.
-async fn offer(shared: &Shared) -> ServerConfig {
-    let config = &shared.config;
-    let hop = shared
-        .pool
-        .extensions()
-        .await
-        .map(|known| (*known).clone())
-        .unwrap_or_default();
-    let size = match hop.size {
-        Some(limit @ 1..) => limit.min(config.max_size),
-        _ => config.max_size,
-    };
-    let extensions = Extensions {
-        pipelining: true,
-        size: Some(size),
-        eight_bit_mime: hop.eight_bit_mime,
-        enhanced_status_codes: hop.enhanced_status_codes,
-        starttls: config.tls.is_some(),
-        chunking: true,
-        smtputf8: hop.smtputf8,
-        dsn: hop.dsn,
-        requiretls: false,
-        xforward: Vec::new(),
-    };
-    ServerConfig {
-        hostname: config.hostname.clone(),
-        extensions,
-        max_recipients: config.max_recipients,
-        bare_lf: config.bare_lf,
-        tls_required: config.tls_required && config.tls.is_some(),
-        ..ServerConfig::default()
-    }
 }

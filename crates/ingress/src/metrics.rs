@@ -4,8 +4,8 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use tdc_smtp::CloseReason;
-use tdc_telemetry::{Counters, Metrics};
+use tdc_smtp::{CloseReason, Limit};
+use tdc_telemetry::{Counters, Gauges, Metrics};
 
 use crate::evaluate::Source;
 use crate::nexthop::NextHopMetrics;
@@ -54,11 +54,27 @@ struct BySource {
     source: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByLimit {
+    limit: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByCause {
+    cause: &'static str,
+}
+
 /// The metrics of one ingress; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct IngressMetrics {
     connections: Counter,
-    refused: Counter,
+    refused: Counters<Reason>,
+    limits: Counters<ByLimit>,
+    accept_errors: Counter,
+    memory: Gauge,
+    shedding: Gauges<ByCause>,
+    shed: Counters<ByCause>,
+    certificates: Counters<Outcome>,
     open: Gauge,
     closed: Counters<Reason>,
     messages: Counters<Outcome>,
@@ -86,10 +102,13 @@ impl IngressMetrics {
         let scope = metrics.scope("ingress");
         Self {
             connections: scope.counter("connections", "Client connections accepted"),
-            refused: scope.counter(
-                "connections_refused",
-                "Client connections turned away by a limit or a network",
-            ),
+            refused: scope.counters("connections_refused", "Client connections turned away, by reason"),
+            limits: scope.counters("limits_met", "Times a client met a limit, by limit"),
+            accept_errors: scope.counter("accept_errors", "Times that a connection could not be accepted"),
+            memory: scope.gauge("memory_held_bytes", "Room reserved for messages on their way"),
+            shedding: scope.gauges("shedding", "1 while new messages are turned away, by cause"),
+            shed: scope.counters("messages_shed", "Messages turned away to shed load, by cause"),
+            certificates: scope.counters("certificate_reloads", "Changed certificates, by outcome"),
             open: scope.gauge("connections_open", "Client connections open now"),
             closed: scope.counters("sessions_closed", "Sessions that this side closed, by reason"),
             messages: scope.counters("messages", "Messages received to their end, by outcome"),
@@ -116,21 +135,64 @@ impl IngressMetrics {
         Open(self.open.clone())
     }
 
-    pub(crate) fn refused_connection(&self) {
-        self.refused.inc();
+    pub(crate) fn refused_connection(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(crate) fn accept_failed(&self) {
+        self.accept_errors.inc();
+    }
+
+    pub(crate) fn limit(&self, limit: Limit, times: u32) {
+        let name = match limit {
+            Limit::Line => "line",
+            Limit::Recipients => "recipients",
+            Limit::DeclaredSize => "declared_size",
+            Limit::SoftErrors => "soft_errors",
+            Limit::Junk => "junk",
+        };
+        self.met(name, times);
+    }
+
+    pub(crate) fn met(&self, limit: &'static str, times: u32) {
+        self.limits.get_or_create(&ByLimit { limit }).inc_by(times.into());
+    }
+
+    pub(crate) fn memory(&self, octets: u64) {
+        self.memory.set(octets.try_into().unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn shedding(&self, cause: &'static str, on: bool) {
+        self.shedding.get_or_create(&ByCause { cause }).set(on.into());
+    }
+
+    pub(crate) fn shed(&self, cause: &'static str) {
+        self.shed.get_or_create(&ByCause { cause }).inc();
+    }
+
+    pub(crate) fn certificate(&self, outcome: &'static str) {
+        self.certificates.get_or_create(&Outcome { outcome }).inc();
     }
 
     pub(crate) fn closed(&self, reason: CloseReason) {
-        let reason = match reason {
+        self.closed_by(match reason {
             CloseReason::Quit => "quit",
             CloseReason::TooManyErrors => "too_many_errors",
+            CloseReason::TooManyMessages => "too_many_messages",
+            CloseReason::UnauthorizedPipelining => "unauthorized_pipelining",
+            CloseReason::EndlessLine => "endless_line",
             CloseReason::NotSmtp => "not_smtp",
             CloseReason::PlaintextBehindStartTls => "plaintext_behind_starttls",
             CloseReason::ProxyHeader => "proxy_header",
             CloseReason::BareLf => "bare_lf",
             CloseReason::Shutdown => "shutdown",
+            CloseReason::Lifetime => "lifetime",
+            CloseReason::Evicted => "evicted",
             CloseReason::Answered421 => "answered_421",
-        };
+        });
+    }
+
+    pub(crate) fn closed_by(&self, reason: &'static str) {
         self.closed.get_or_create(&Reason { reason }).inc();
     }
 

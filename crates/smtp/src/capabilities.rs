@@ -72,12 +72,8 @@ impl Extensions {
             smtputf8: self.smtputf8 && other.smtputf8,
             dsn: self.dsn && other.dsn,
             requiretls: self.requiretls && other.requiretls,
-            xforward: self
-                .xforward
-                .iter()
-                .filter(|name| other.xforward.contains(name))
-                .cloned()
-                .collect(),
+            xforward: common(&self.xforward, &other.xforward),
+            xclient: common(&self.xclient, &other.xclient),
         }
     }
 
@@ -112,6 +108,10 @@ impl Extensions {
         }
         Reply::multi(250, lines)
     }
+}
+
+fn common(these: &[String], those: &[String]) -> Vec<String> {
+    these.iter().filter(|name| those.contains(name)).cloned().collect()
 }
 
 #[cfg(test)]

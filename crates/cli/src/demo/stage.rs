@@ -61,11 +61,8 @@ impl Stage {
             mail_log: MailLog::disabled(),
             metrics: IngressMetrics::new(&metrics),
         };
-        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = edge::config(&edge_args(listen, mailbox)?, "tdc.localhost")?;
-        let failed = |error| CliError::new("cannot listen on a loopback port", error);
-        let ingress = Ingress::bind(listen, config, deps).await.map_err(failed)?;
-        let address = ingress.local_addr().map_err(failed)?;
+        let ingress = edge::bind(&edge_args(mailbox)?, "tdc.localhost", deps).await?;
+        let address = edge::address(&ingress)?;
         let (trigger, shutdown) = Trigger::new();
         stop.push(trigger);
         tasks.push(tokio::spawn(ingress.run(shutdown)));
@@ -234,9 +231,9 @@ fn redirected(files: &ConfigWatcher, intake: SocketAddr, ca: Arc<str>) -> watch:
     receiver
 }
 
-fn edge_args(listen: SocketAddr, mailbox: SocketAddr) -> Result<EdgeArgs, CliError> {
-    let (listen, next_hop) = (listen.to_string(), mailbox.to_string());
-    EdgeArgs::from_flags(["--listen", &listen, "--next-hop", &next_hop, "--grace", "5s"])
+fn edge_args(mailbox: SocketAddr) -> Result<EdgeArgs, CliError> {
+    let next_hop = mailbox.to_string();
+    EdgeArgs::from_flags(["--listen", "127.0.0.1:0", "--next-hop", &next_hop, "--grace", "5s"])
 }
 
 fn count(dir: &Path) -> Result<usize, CliError> {

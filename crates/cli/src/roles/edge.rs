@@ -1,13 +1,11 @@
 //! From flags to an ingress.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tdc_core::policy::FailurePolicy;
-use tdc_ingress::{Deps, Ingress, IngressConfig};
+use tdc_ingress::{Deps, Ingress, IngressConfig, Limits, ListenerConfig, TlsFiles};
 use tdc_smtp::BareLf;
 
 use crate::args::{BareLfArg, EdgeArgs, FailurePolicyArg};
@@ -16,27 +14,29 @@ use crate::error::CliError;
 /// Added to the next hop's time for the final dot before an entry counts as in doubt.
 const IN_DOUBT_MARGIN: Duration = Duration::from_secs(20);
 
+/// Open files beside connections: listeners, the queue, the policy service, the log.
+const OTHER_FILES: u64 = 100;
+
 /// The configuration that the flags say.
 pub(crate) fn config(args: &EdgeArgs, hostname: &str) -> Result<IngressConfig, CliError> {
     let next_hop = args.next_hop.config(hostname)?;
-    let tls = match (&args.tls_cert, &args.tls_key) {
-        (Some(cert), Some(key)) => Some(tls(cert, key)?),
-        _ => None,
-    };
+    let tls = args.tls_cert.clone().zip(args.tls_key.clone());
     Ok(IngressConfig {
         hostname: hostname.to_owned(),
+        listeners: listeners(args),
         max_size: args.max_size,
-        max_recipients: args.max_recipients,
-        max_connections: args.max_connections,
+        limits: limits(args),
         bare_lf: match args.bare_lf {
             BareLfArg::Normalize => BareLf::Normalize,
             BareLfArg::Reject => BareLf::Reject,
         },
+        forbid_unauth_pipelining: args.forbid_unauth_pipelining,
         allow_from: args.allow_from.clone(),
-        client_timeout: args.client_timeout,
+        proxy_from: args.proxy_from.clone(),
+        xclient_from: args.xclient_from.clone(),
         in_doubt_after: next_hop.deadlines.block + next_hop.deadlines.dot + IN_DOUBT_MARGIN,
         next_hop,
-        tls,
+        tls: tls.map(|(cert, key)| TlsFiles { cert, key }),
         tls_required: args.tls_required,
         failure_policy: match args.failure_policy {
             FailurePolicyArg::Fail => FailurePolicy::Fail,
@@ -48,31 +48,99 @@ pub(crate) fn config(args: &EdgeArgs, hostname: &str) -> Result<IngressConfig, C
     })
 }
 
+fn listeners(args: &EdgeArgs) -> Vec<ListenerConfig> {
+    let kinds = [
+        (&args.listen, false, false),
+        (&args.listen_tls, false, true),
+        (&args.listen_proxy, true, false),
+        (&args.listen_proxy_tls, true, true),
+    ];
+    let of_kind = |(addresses, proxy, tls): (&Vec<SocketAddr>, bool, bool)| {
+        let listener = move |address: &SocketAddr| ListenerConfig {
+            address: *address,
+            proxy,
+            tls,
+        };
+        addresses.iter().map(listener).collect::<Vec<_>>()
+    };
+    kinds.into_iter().flat_map(of_kind).collect()
+}
+
+fn limits(args: &EdgeArgs) -> Limits {
+    Limits {
+        connections: args.max_connections,
+        connections_per_network: args.max_connections_per_network,
+        connection_rate: args.connection_rate,
+        prefix_v4: args.network_prefix_v4,
+        prefix_v6: args.network_prefix_v6,
+        messages: args.max_messages,
+        recipients: args.max_recipients,
+        line: args.max_line as usize,
+        header: args.max_header.into(),
+        hops: args.max_hops as usize,
+        soft_errors: args.soft_errors,
+        error_delay: args.error_delay,
+        errors: args.max_errors,
+        junk: args.max_junk,
+        memory: args.memory_budget,
+        timeout: args.client_timeout,
+        data_rate: args.min_data_rate,
+        lifetime: args.session_lifetime,
+        proxy_timeout: args.proxy_timeout,
+        handshake_timeout: args.tls_handshake_timeout,
+    }
+}
+
 /// Listens, and says where.
 pub(crate) async fn bind(args: &EdgeArgs, hostname: &str, deps: Deps) -> Result<Ingress, CliError> {
     let config = config(args, hostname)?;
-    let failed = |error| CliError::new(format!("cannot listen on {} (--listen)", args.listen), error);
-    let ingress = Ingress::bind(args.listen, config, deps).await.map_err(failed)?;
-    let address = ingress.local_addr().map_err(failed)?;
-    tracing::info!(%address, next_hop = args.next_hop.names(), "Accepting mail.");
+    descriptors(args.max_connections);
+    let ingress = Ingress::bind(config, deps)
+        .await
+        .map_err(|error| CliError::text(error.to_string()))?;
+    for listener in ingress.listeners() {
+        let (address, next_hop) = (listener.address, args.next_hop.names());
+        match (listener.proxy, listener.tls) {
+            (false, false) => tracing::info!(%address, next_hop = %next_hop, "Accepting mail."),
+            (false, true) => tracing::info!(%address, next_hop = %next_hop, "Accepting mail over TLS."),
+            (true, false) => tracing::info!(%address, next_hop = %next_hop, "Accepting mail behind PROXY headers."),
+            (true, true) => {
+                tracing::info!(%address, next_hop = %next_hop, "Accepting mail over TLS behind PROXY headers.")
+            }
+        }
+    }
     Ok(ingress)
 }
 
-fn tls(cert: &Path, key: &Path) -> Result<Arc<rustls::ServerConfig>, CliError> {
-    let bad_cert =
-        |error: &dyn std::fmt::Display| CliError::new(format!("--tls-cert {}", cert.display()), error);
-    let bad_key =
-        |error: &dyn std::fmt::Display| CliError::new(format!("--tls-key {}", key.display()), error);
-    let chain = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| bad_cert(&error))?;
-    if chain.is_empty() {
-        return Err(bad_cert(&"holds no certificate in PEM"));
+/// Where it listens in the clear.
+pub(crate) fn address(ingress: &Ingress) -> Result<SocketAddr, CliError> {
+    let plain = ingress
+        .listeners()
+        .find(|listener| !listener.proxy && !listener.tls);
+    plain
+        .map(|listener| listener.address)
+        .ok_or_else(|| CliError::text("there is no listener in the clear".to_owned()))
+}
+
+/// Raises the limit on open files as far as it goes, and says when it is too low for the connections: each may need one
+/// to the client and one to the next hop.
+fn descriptors(connections: usize) {
+    let mut limit = getrlimit(Resource::Nofile);
+    let hard = limit.maximum;
+    if limit.current != hard {
+        limit.current = hard;
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            tracing::warn!(%error, "The limit on open files cannot be raised.");
+        }
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad_key(&error))?;
-    let config = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(|error| bad_key(&error))?;
-    Ok(Arc::new(config))
+    let needed = connections as u64 * 2 + OTHER_FILES;
+    if let Some(current) = getrlimit(Resource::Nofile).current
+        && current < needed
+    {
+        tracing::warn!(
+            limit = current,
+            needed,
+            "Fewer files may be open than --max-connections may need; connections beyond it wait."
+        );
+    }
 }

@@ -29,12 +29,22 @@ impl MailEvent {
 
     fn connection(&self, w: &mut String) -> fmt::Result {
         match self {
-            Self::Connected { icid, local, peer } => write!(
-                w,
-                "New SMTP ICID {icid} interface {ip} ({ip}) address {} reverse dns host unknown verified no",
-                peer.ip(),
-                ip = local.ip()
-            ),
+            Self::Connected {
+                icid,
+                local,
+                peer,
+                host,
+            } => {
+                let (ip, from) = (local.ip().to_canonical(), peer.ip().to_canonical());
+                write!(
+                    w,
+                    "New SMTP ICID {icid} interface {ip} ({ip}) address {from} reverse dns host "
+                )?;
+                match host {
+                    Some(host) => write!(w, "{} verified yes", clean(host)),
+                    None => w.write_str("unknown verified no"),
+                }
+            }
             Self::Accepted { icid } => {
                 write!(
                     w,

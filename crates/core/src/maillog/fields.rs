@@ -20,12 +20,19 @@ impl MailEvent {
         let text = |value| Value::Text(clean(value));
         let shown = |value: &dyn std::fmt::Display| Value::Text(Cow::Owned(value.to_string()));
         match self {
-            Self::Connected { icid, local, peer } => {
-                vec![
+            Self::Connected {
+                icid,
+                local,
+                peer,
+                host,
+            } => {
+                let mut fields = vec![
                     ("icid", number(*icid)),
                     ("local", shown(local)),
                     ("peer", shown(peer)),
-                ]
+                ];
+                fields.extend(host.as_deref().map(|host| ("host", text(host))));
+                fields
             }
             Self::Accepted { icid } => vec![("icid", number(*icid))],
             Self::Refused { icid, reason } => vec![("icid", number(*icid)), ("reason", text(reason))],

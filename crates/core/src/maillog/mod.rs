@@ -28,11 +28,12 @@ pub const MAX_VALUE: usize = 1024;
     reason = "the fields are named by the ids and values that the lines show"
 )]
 pub enum MailEvent {
-    /// A client connected.
+    /// A client connected; `host` is its name where a trusted proxy has verified one.
     Connected {
         icid: u64,
         local: SocketAddr,
         peer: SocketAddr,
+        host: Option<String>,
     },
     /// It may send here.
     Accepted { icid: u64 },

@@ -14,9 +14,26 @@ fn connections_read_as_in_the_original() {
             MailEvent::Connected {
                 icid: 3160,
                 local: address("10.10.1.12:25"),
-                peer: address("10.10.1.5:4711"),
+                peer: address("[::ffff:10.10.1.5]:4711"),
+                host: None,
             },
             "New SMTP ICID 3160 interface 10.10.1.12 (10.10.1.12) address 10.10.1.5 reverse dns host unknown verified no",
+        ),
+        (
+            MailEvent::Connected {
+                icid: 5,
+                local: address("10.1.1.1:25"),
+                peer: address("10.1.1.209:4711"),
+                host: Some("remotehost.com".into()),
+            },
+            "New SMTP ICID 5 interface 10.1.1.1 (10.1.1.1) address 10.1.1.209 reverse dns host remotehost.com verified yes",
+        ),
+        (
+            MailEvent::Refused {
+                icid: 282194765,
+                reason: "not in the networks that may send",
+            },
+            "ICID 282194765 REJECT SG None match not in the networks that may send SBRS not enabled country not enabled",
         ),
         (
             MailEvent::Accepted { icid: 3160 },

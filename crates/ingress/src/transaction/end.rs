@@ -11,7 +11,6 @@ use tracing::Instrument as _;
 use super::journal::Journal;
 use super::replies::{pass, unavailable};
 use super::{Transaction, put_back};
-use crate::config::MAX_HOPS;
 use crate::nexthop::NextHopError;
 use crate::nexthop::connection::Connection;
 
@@ -22,6 +21,7 @@ impl Transaction {
             self.hop = None;
             return self.abort(reply, outcome, None).await;
         }
+        self.log_message_id();
         self.log(&MailEvent::Ready {
             mid: self.mid,
             size: end.size,
@@ -73,9 +73,16 @@ impl Transaction {
     fn refusal(&mut self, end: BodyEnd) -> Option<(Reply, &'static str)> {
         match end.fault {
             Some(BodyFault::TooBig) => {
+                self.shared.deps.metrics.met("size", 1);
                 let limit = self.shared.config.max_size;
                 let text = format!("5.3.4 The message is larger than the limit of {limit} octets");
                 return Some((Reply::new(552, text), "too_big"));
+            }
+            Some(BodyFault::HeaderTooBig) => {
+                self.shared.deps.metrics.met("header", 1);
+                let limit = self.shared.config.limits.header;
+                let text = format!("5.3.4 The header section is larger than the limit of {limit} octets");
+                return Some((Reply::new(552, text), "header_too_big"));
             }
             Some(BodyFault::BareLf) => {
                 return Some((Reply::new(550, "5.5.2 Error: bare <LF> received"), "bare_lf"));
@@ -86,7 +93,8 @@ impl Transaction {
         let headers = body
             .headers
             .get_or_insert_with(|| std::mem::take(&mut body.scanner).finish());
-        if headers.count("Received") > MAX_HOPS {
+        if headers.count("Received") >= self.shared.config.limits.hops {
+            self.shared.deps.metrics.met("hops", 1);
             return Some((Reply::new(554, "5.4.6 Error: too many hops"), "too_many_hops"));
         }
         if let Some(error) = body.broken.take() {

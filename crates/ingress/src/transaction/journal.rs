@@ -84,7 +84,7 @@ impl Transaction {
     /// Makes every copy durable that is due, or says what becomes of a message whose copy cannot be.
     pub(super) async fn journal(&mut self) -> Journal {
         self.decide().await;
-        self.log_message();
+        self.log_matches();
         let Some(body) = &self.body else {
             return Journal::Prepared(Vec::new());
         };
@@ -217,7 +217,7 @@ impl Transaction {
                 .collect(),
             policies: copy.policies.iter().map(ToString::to_string).collect(),
             message_id: self.message_id(),
-            client_ip: self.client.peer.ip().to_canonical().to_string(),
+            client_ip: self.client.sender_ip().to_string(),
             eight_bit: self.mail.body == Some(BodyType::EightBitMime),
             smtputf8: self.mail.smtputf8,
             sender_ip_header: evaluated.snapshot.table.connector.sender_ip_header.to_string(),

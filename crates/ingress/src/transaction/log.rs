@@ -11,11 +11,15 @@ impl Transaction {
         self.shared.deps.mail_log.emit(event);
     }
 
-    pub(super) fn log_message(&self) {
+    pub(super) fn log_message_id(&self) {
         let (mid, message_id) = (self.mid, self.message_id());
         if !message_id.is_empty() {
             self.log(&MailEvent::MessageId { mid, message_id });
         }
+    }
+
+    pub(super) fn log_matches(&self) {
+        let mid = self.mid;
         let Some(Ok(evaluated)) = self.body.as_ref().map(|body| &body.evaluated) else {
             return;
         };

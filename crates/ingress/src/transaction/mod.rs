@@ -22,7 +22,6 @@ mod opening;
 mod replies;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,20 +35,12 @@ use tracing::Instrument as _;
 
 use self::opening::{Opened, open, send_ahead};
 use self::replies::{lost, pass, unavailable};
+use crate::client::Client;
 use crate::copies::Copies;
 use crate::evaluate::{Evaluated, Undecided};
 use crate::listener::Shared;
 use crate::nexthop::NextHopError;
 use crate::nexthop::connection::Connection;
-
-/// Who sends; the same for all messages of a connection.
-#[derive(Clone, Debug)]
-pub(crate) struct Client {
-    pub(crate) icid: u64,
-    pub(crate) peer: SocketAddr,
-    pub(crate) helo: String,
-    pub(crate) esmtp: bool,
-}
 
 /// A message on its way.
 pub(crate) struct Transaction {

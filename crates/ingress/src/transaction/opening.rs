@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use tdc_smtp::{ClientError, Extensions, MailFrom, RcptTo, Reply, Verb};
 
-use super::Client;
+use crate::client::Client;
 use crate::listener::Shared;
 use crate::nexthop::NextHopError;
 use crate::nexthop::connection::Connection;
@@ -139,19 +139,11 @@ fn missing(mail: &MailFrom, offered: &Extensions) -> Option<&'static str> {
 
 /// The commands that say who the client is, in the two groups in which Postfix sends them.
 fn xforward(client: &Client, mid: u64, offered: &Extensions) -> Vec<Vec<(&'static str, String)>> {
-    let groups = [
-        vec![
-            ("NAME", "[UNAVAILABLE]".to_owned()),
-            ("ADDR", address_literal(client)),
-            ("PORT", client.peer.port().to_string()),
-        ],
-        vec![
-            ("PROTO", if client.esmtp { "ESMTP" } else { "SMTP" }.to_owned()),
-            ("HELO", client.helo.clone()),
-            ("IDENT", mid.to_string()),
-            ("SOURCE", "REMOTE".to_owned()),
-        ],
-    ];
+    let (whence, how): (Vec<_>, Vec<_>) = client
+        .xforward(mid)
+        .into_iter()
+        .partition(|(name, _)| matches!(*name, "NAME" | "ADDR" | "PORT"));
+    let groups = [whence, how];
     groups
         .into_iter()
         .map(|group| {
@@ -178,13 +170,6 @@ fn bounded(value: &str) -> String {
         .collect()
 }
 
-fn address_literal(client: &Client) -> String {
-    match client.peer.ip().to_canonical() {
-        std::net::IpAddr::V4(ip) => ip.to_string(),
-        std::net::IpAddr::V6(ip) => format!("IPV6:{ip}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +181,8 @@ mod tests {
             peer: "[2001:db8::1]:4711".parse().unwrap(),
             helo: "ü".repeat(100),
             esmtp: true,
+            name: None,
+            forwarded: None,
         };
         let offer = |names: &[&str]| Extensions {
             xforward: names.iter().map(|name| (*name).to_owned()).collect(),

@@ -20,8 +20,8 @@ impl ServerSession {
         let Some(transaction) = self.transaction else {
             return ahead;
         };
-        // The one that waits for its answer may be accepted.
-        let taken = transaction.recipients + 1;
+        // The one that waits for its answer counts too, unless it is MAIL that waits; one less is no harm.
+        let taken = transaction.asked + 1;
         let room = self.config.max_recipients.saturating_sub(taken).min(MAX_AHEAD);
         let mut rest = &input[..];
         while ahead.len() < room {

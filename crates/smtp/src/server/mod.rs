@@ -179,6 +179,10 @@ pub enum CloseReason {
     BareLf,
     /// [`ServerSession::shutdown`].
     Shutdown,
+    /// The session has lasted as long as it may.
+    Lifetime,
+    /// The session was idle, and its place was needed.
+    Evicted,
     /// The driver answered 421.
     Answered421,
 }
@@ -255,7 +259,8 @@ pub struct ServerSession {
     penalty: u32,
     /// How often each [`Limit`] was met since it was last asked for.
     met: [u32; Limit::ALL.len()],
-    shutdown: bool,
+    /// What to say at the next command boundary outside of a transaction.
+    ending: Option<(Reply, CloseReason)>,
 }
 
 impl ServerSession {
@@ -276,7 +281,7 @@ impl ServerSession {
             messages: 0,
             penalty: 0,
             met: [0; Limit::ALL.len()],
-            shutdown: false,
+            ending: None,
         };
         session.say(&session.greeting());
         session
@@ -350,7 +355,14 @@ impl ServerSession {
 
     /// At the next command that begins outside of a transaction: 421, and close.
     pub fn shutdown(&mut self) {
-        self.shutdown = true;
+        let reply = Reply::new(421, "4.3.2 The server is shutting down");
+        self.end(reply, CloseReason::Shutdown);
+    }
+
+    /// Ends the session with this reply at the next command that begins outside of a transaction; the first reason
+    /// given counts.
+    pub fn end(&mut self, reply: Reply, reason: CloseReason) {
+        self.ending.get_or_insert((reply, reason));
     }
 
     /// Goes on with what was read. Octets that belong to later commands stay in the input.
@@ -454,12 +466,8 @@ impl ServerSession {
 
     /// The first octets tell another protocol from SMTP.
     fn first(&mut self, input: &mut BytesMut) -> Option<ServerEvent> {
-        if input.is_empty() {
-            return if self.shutting_down() {
-                None
-            } else {
-                Some(ServerEvent::NeedInput)
-            };
+        if self.is_ending() {
+            return None;
         }
         match proxy_header(input) {
             ProxyStatus::Incomplete => return Some(ServerEvent::NeedInput),
@@ -472,19 +480,22 @@ impl ServerSession {
         None
     }
 
-    /// Says 421 when the session is to end and no transaction is open.
-    fn shutting_down(&mut self) -> bool {
-        if self.shutdown && self.transaction.is_none() {
-            self.close(
-                &Reply::new(421, "4.3.2 The server is shutting down"),
-                CloseReason::Shutdown,
-            );
-            return true;
+    /// Says goodbye when the session is to end and no transaction is open.
+    fn is_ending(&mut self) -> bool {
+        if self.transaction.is_some() {
+            return false;
         }
-        false
+        let Some((reply, reason)) = self.ending.take() else {
+            return false;
+        };
+        self.close(&reply, reason);
+        true
     }
 
     fn skip_line(&mut self, skipped: usize, input: &mut BytesMut) -> Option<ServerEvent> {
+        if self.is_ending() {
+            return None;
+        }
         let end = memchr(b'\n', input);
         let skipped = skipped + end.unwrap_or(input.len());
         if skipped > MAX_SKIP {
@@ -508,7 +519,7 @@ impl ServerSession {
     }
 
     fn command_line(&mut self, input: &mut BytesMut) -> Option<ServerEvent> {
-        if self.shutting_down() {
+        if self.is_ending() {
             return None;
         }
         if input.first().is_some_and(|first| !begins_command(*first)) {
