@@ -175,6 +175,8 @@ impl Connection {
                 }
                 ServerEvent::BodyEnd(end) => self.dot(end).await?,
                 ServerEvent::Xforward(attributes) => self.xforward(attributes),
+                // Never offered.
+                ServerEvent::Xclient(_) => self.session.answer(out_of_step()),
                 ServerEvent::StartTls => {
                     if self.meet(At::StartTls, Usual::Said).await? {
                         self.flush().await?;

@@ -156,7 +156,7 @@ impl Transaction {
     ) -> Reply {
         let received = clock::unix_millis();
         let refusal = match end.fault {
-            Some(BodyFault::TooBig) => Some(Trouble::TooBig.reply()),
+            Some(BodyFault::TooBig | BodyFault::HeaderTooBig) => Some(Trouble::TooBig.reply()),
             Some(BodyFault::BareLf) => Some(Reply::new(550, "5.5.2 Error: bare <LF> received")),
             None => self
                 .body
