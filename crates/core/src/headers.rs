@@ -181,13 +181,13 @@ mod tests {
     #[test]
     fn is_bounded() {
         let mut scanner = HeaderScanner::default();
-        for _ in 0..2000 {
+        for _ in 0..5000 {
             scanner.feed(b"X-A: 0123456789012345678901234567890123456789012345678901234567890123456789\r\n");
         }
         assert!(scanner.is_done());
         assert_eq!(scanner.bytes.len(), MAX_HEADER_SECTION);
         assert!(
-            scanner.finish().count("x-a") > 1300,
+            scanner.finish().count("x-a") > 3300,
             "no field within the bound is missed"
         );
     }

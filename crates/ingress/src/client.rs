@@ -113,7 +113,10 @@ impl Client {
                 ("PORT", known(forwarded.port.map(|port| port.to_string()))),
                 ("PROTO", known(forwarded.esmtp.map(proto))),
                 ("HELO", known(forwarded.helo.clone())),
-                ("IDENT", forwarded.ident.clone().unwrap_or_else(|| mid.to_string())),
+                (
+                    "IDENT",
+                    forwarded.ident.clone().unwrap_or_else(|| mid.to_string()),
+                ),
                 ("SOURCE", source.to_owned()),
             ];
         }

@@ -111,7 +111,11 @@ impl Extensions {
 }
 
 fn common(these: &[String], those: &[String]) -> Vec<String> {
-    these.iter().filter(|name| those.contains(name)).cloned().collect()
+    these
+        .iter()
+        .filter(|name| those.contains(name))
+        .cloned()
+        .collect()
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tdc_api::{Compiled, ConfigWatcher};
 use tdc_core::policy::{PolicyTable, Route};
 use tdc_delivery::{WorkerConfig, WorkerMetrics};
+use tdc_ingress::IngressMetrics;
 use tdc_ingress::evaluate::Evaluation;
-use tdc_ingress::{Ingress, IngressMetrics};
 use tdc_policy::{Feed, PolicyMetrics};
 use tdc_proto::watch::Contact;
 use tdc_queue::IdSource;
@@ -233,7 +233,14 @@ fn redirected(files: &ConfigWatcher, intake: SocketAddr, ca: Arc<str>) -> watch:
 
 fn edge_args(mailbox: SocketAddr) -> Result<EdgeArgs, CliError> {
     let next_hop = mailbox.to_string();
-    EdgeArgs::from_flags(["--listen", "127.0.0.1:0", "--next-hop", &next_hop, "--grace", "5s"])
+    EdgeArgs::from_flags([
+        "--listen",
+        "127.0.0.1:0",
+        "--next-hop",
+        &next_hop,
+        "--grace",
+        "5s",
+    ])
 }
 
 fn count(dir: &Path) -> Result<usize, CliError> {
