@@ -67,7 +67,7 @@ mod tests {
                 &[(10, 10_000_000)],
                 300_000,
             ),
-            ("one octet each 10 s", &[(10, 1); 30], 56),
+            ("one octet each 10 s", &[(10, 1); 30], 60),
         ];
         for (why, steps, millis) in cases {
             let mut budget = Budget::new(300 * SECOND, 500);

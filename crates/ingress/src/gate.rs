@@ -147,7 +147,9 @@ fn ip_net(address: impl Into<IpAddr>) -> IpNet {
 impl State {
     /// Asks the longest idle session to leave, of that network or of all; false when all work.
     fn make_room(&mut self, now: u64, network: Option<IpNet>) -> bool {
-        let latest = now.saturating_sub(MIN_IDLE.as_millis() as u64);
+        let Some(latest) = now.checked_sub(MIN_IDLE.as_millis() as u64) else {
+            return false;
+        };
         let idlest = self
             .entries
             .iter()
