@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tdc_core::headers::MAX_HEADER_SECTION;
 use tdc_core::policy::FailurePolicy;
 use tdc_queue::{IdSource, JournalQueue};
 use tdc_smtp::BareLf;
@@ -86,6 +87,33 @@ pub struct Limits {
     pub handshake_timeout: Duration,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 2000,
+            connections_per_network: 1000,
+            connection_rate: 0,
+            prefix_v4: 32,
+            prefix_v6: 64,
+            messages: 10_000,
+            recipients: 1000,
+            line: 2048,
+            header: MAX_HEADER_SECTION as u64,
+            hops: 50,
+            soft_errors: 10,
+            error_delay: Duration::from_secs(1),
+            errors: 20,
+            junk: 100,
+            memory: 512 * 1024 * 1024,
+            timeout: Duration::from_secs(300),
+            data_rate: 500,
+            lifetime: Duration::from_secs(3600),
+            proxy_timeout: Duration::from_secs(5),
+            handshake_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
 /// Settings of one ingress process.
 #[derive(Clone)]
 pub struct IngressConfig {
@@ -127,16 +155,18 @@ pub struct IngressConfig {
 }
 
 impl IngressConfig {
-    /// The usual settings.
+    /// The usual settings, on a port of loopback that the system chooses.
     pub fn new(hostname: impl Into<String>, next_hop: NextHopConfig) -> Self {
         Self {
             hostname: hostname.into(),
+            listeners: vec![ListenerConfig::plain(SocketAddr::from(([127, 0, 0, 1], 0)))],
             max_size: 50 * 1024 * 1024,
-            max_recipients: 1000,
-            max_connections: 2000,
+            limits: Limits::default(),
             bare_lf: BareLf::Normalize,
+            forbid_unauth_pipelining: true,
             allow_from: vec![ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()],
-            client_timeout: Duration::from_secs(300),
+            proxy_from: Vec::new(),
+            xclient_from: Vec::new(),
             in_doubt_after: next_hop.deadlines.block + next_hop.deadlines.dot + IN_DOUBT_MARGIN,
             next_hop,
             tls: None,

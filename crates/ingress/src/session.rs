@@ -236,10 +236,7 @@ impl Session {
                 self.server.answer(reply);
             }
             ServerEvent::Data => {
-                let reply = match &mut self.transaction {
-                    Some(transaction) => transaction.data(self.server.in_chunks()).await,
-                    None => out_of_step(),
-                };
+                let reply = self.data().await;
                 self.server.answer(reply);
             }
             ServerEvent::Body(piece) => self.piece(piece).await,
@@ -274,6 +271,21 @@ impl Session {
         });
         self.transaction = transaction;
         self.server.answer(reply);
+    }
+
+    async fn data(&mut self) -> Reply {
+        let Some(transaction) = &mut self.transaction else {
+            return out_of_step();
+        };
+        if self
+            .shared
+            .shedding
+            .refuses(&self.shared, transaction.envelope())
+            .await
+        {
+            return no_room();
+        }
+        transaction.data(self.server.in_chunks()).await
     }
 
     /// Passes a piece of the message on, small ones together.

@@ -1,14 +1,16 @@
 //! Turning new messages away while there is no room, and taking them again by itself.
 //!
 //! Two things can run out: the memory for messages on their way ([`Memory`]), and the queue. Memory is refused at the
-//! moment it is asked for; the queue is asked every [`LOOK_EVERY`] whether it has room. A queue that does not answer is
-//! not a full one: what happens to mail then is `failurePolicy`'s affair, for each message whose copy is due. When
-//! `failurePolicy` is Ignore, mail does not wait for the queue at all.
+//! moment it is asked for, at MAIL; the queue is asked every [`LOOK_EVERY`] whether it has room, and while it has none,
+//! a message whose copy is due is refused before its body, at DATA. Mail that nothing asks to journal goes on, and so
+//! does all mail when `failurePolicy` is Ignore. A queue that does not answer is not a full one: that is
+//! `failurePolicy`'s affair alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tdc_core::Envelope;
 use tdc_core::policy::FailurePolicy;
 use tdc_queue::QueueError;
 use tdc_smtp::Reply;
@@ -30,18 +32,31 @@ pub(crate) struct Shedding {
     queue: AtomicBool,
 }
 
-/// The reply to MAIL meanwhile.
+/// The reply meanwhile.
 pub(crate) fn no_room() -> Reply {
     Reply::new(452, "4.3.1 Error: insufficient system resources, try again later")
 }
 
 impl Shedding {
+    /// Whether a message to this envelope must be turned away because its copy would find no room.
+    pub(crate) async fn refuses(&self, shared: &Shared, envelope: &Envelope) -> bool {
+        if !self.queue.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Only now, under pressure, is the question worth a call of its own.
+        let evaluated = shared.deps.evaluation.evaluate(envelope.clone()).await;
+        let due = evaluated.is_ok_and(|evaluated| {
+            !evaluated.decision.copies.is_empty()
+                && evaluated.snapshot.table.connector.failure_policy == FailurePolicy::Fail
+        });
+        if due {
+            shared.deps.metrics.shed("queue");
+        }
+        due
+    }
+
     /// Room for a message, unless it must be turned away.
     pub(crate) fn admit(&self, shared: &Shared, octets: u64) -> Option<Reservation> {
-        if self.queue.load(Ordering::Relaxed) && policy(shared) == FailurePolicy::Fail {
-            shared.deps.metrics.shed("queue");
-            return None;
-        }
         let room = shared.memory.reserve(octets);
         if room.is_none() {
             self.memory_is_short(&shared.memory, &shared.deps.metrics);
@@ -79,7 +94,7 @@ impl Shedding {
                     metrics.shedding("queue", true);
                     tracing::warn!(
                         reason,
-                        "The queue has no room; new messages get 452 until it has."
+                        "The queue has no room; messages whose copy is due get 452 until it has."
                     );
                 }
             }
@@ -93,14 +108,6 @@ impl Shedding {
             Err(_) => {}
         }
     }
-}
-
-/// What happens to mail without its copy, as the snapshot in force says.
-fn policy(shared: &Shared) -> FailurePolicy {
-    let snapshot = shared.deps.evaluation.snapshot();
-    snapshot.map_or(shared.config.failure_policy, |snapshot| {
-        snapshot.table.connector.failure_policy
-    })
 }
 
 /// Looks at memory and queue until the shutdown.

@@ -1,7 +1,6 @@
 //! From flags to an ingress.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tdc_core::policy::FailurePolicy;
@@ -11,9 +10,6 @@ use tdc_smtp::BareLf;
 use crate::args::{BareLfArg, EdgeArgs, FailurePolicyArg};
 use crate::error::CliError;
 
-/// Added to the next hop's time for the final dot before an entry counts as in doubt.
-const IN_DOUBT_MARGIN: Duration = Duration::from_secs(20);
-
 /// Open files beside connections: listeners, the queue, the policy service, the log.
 const OTHER_FILES: u64 = 100;
 
@@ -22,7 +18,6 @@ pub(crate) fn config(args: &EdgeArgs, hostname: &str) -> Result<IngressConfig, C
     let next_hop = args.next_hop.config(hostname)?;
     let tls = args.tls_cert.clone().zip(args.tls_key.clone());
     Ok(IngressConfig {
-        hostname: hostname.to_owned(),
         listeners: listeners(args),
         max_size: args.max_size,
         limits: limits(args),
@@ -34,8 +29,6 @@ pub(crate) fn config(args: &EdgeArgs, hostname: &str) -> Result<IngressConfig, C
         allow_from: args.allow_from.clone(),
         proxy_from: args.proxy_from.clone(),
         xclient_from: args.xclient_from.clone(),
-        in_doubt_after: next_hop.deadlines.block + next_hop.deadlines.dot + IN_DOUBT_MARGIN,
-        next_hop,
         tls: tls.map(|(cert, key)| TlsFiles { cert, key }),
         tls_required: args.tls_required,
         failure_policy: match args.failure_policy {
@@ -45,6 +38,7 @@ pub(crate) fn config(args: &EdgeArgs, hostname: &str) -> Result<IngressConfig, C
         queue_timeout: args.queue_timeout,
         drain_delay: args.drain_delay,
         grace: args.grace,
+        ..IngressConfig::new(hostname, next_hop)
     })
 }
 

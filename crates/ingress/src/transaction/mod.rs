@@ -118,6 +118,11 @@ impl Transaction {
         (reply, Some(transaction))
     }
 
+    /// Sender and accepted recipients so far.
+    pub(crate) fn envelope(&self) -> &Envelope {
+        &self.envelope
+    }
+
     /// True when [`Self::rcpt`] would like to know which recipients follow.
     pub(crate) fn wants_ahead(&self) -> bool {
         self.ahead.is_empty()

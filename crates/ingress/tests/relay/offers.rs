@@ -224,7 +224,7 @@ async fn a_batch_behind_a_refused_sender_leaves_nothing_behind() {
 async fn recipients_in_a_batch_beyond_the_limit() {
     let server = Server::start(Options::default()).await;
     let setup = Setup::new(&[server.address]);
-    let rig = Rig::start(setup.with(|config| config.max_recipients = 3)).await;
+    let rig = Rig::start(setup.with(|config| config.limits.recipients = 3)).await;
     let mut client = rig.client().await;
     client.command("EHLO c.example").await;
     let batch: String = (0..6).map(|n| format!("RCPT TO:<r{n}@y.example>\r\n")).collect();

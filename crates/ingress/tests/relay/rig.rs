@@ -110,10 +110,8 @@ impl Rig {
             mail_log: MailLog::disabled(),
             metrics: IngressMetrics::new(&metrics),
         };
-        let ingress = Ingress::bind("127.0.0.1:0".parse().unwrap(), config, deps)
-            .await
-            .unwrap();
-        let address = ingress.local_addr().unwrap();
+        let ingress = Ingress::bind(config, deps).await.unwrap();
+        let address = ingress.listeners().next().unwrap().address;
         let (stop, shutdown) = Trigger::new();
         let task = tokio::spawn(ingress.run(shutdown));
         Self {

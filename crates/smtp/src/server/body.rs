@@ -56,31 +56,63 @@ impl Body {
     }
 }
 
-/// Counts the octets of a header section, whatever the pieces in which it comes.
+/// Octets of a field's name beyond which a line is no field; a line has at most 998 (RFC 5322 section 2.1.1).
+const MAX_NAME: u16 = 998;
+
+/// Counts the octets of a header section, whatever the pieces in which it comes. The section ends at an empty line, or
+/// at one that is neither a field nor the continuation of one (as for Postfix).
 #[derive(Debug, Default)]
 pub(super) struct HeaderMeter {
-    /// Octets so far, the empty line that ends the section included.
+    /// Octets so far, the line that ends the section included.
     pub(super) octets: u64,
-    over: bool,
-    /// Octets of the current line, up to 3: an empty line is CR and LF alone.
-    column: u8,
+    at: At,
+}
+
+/// Where in the header section.
+#[derive(Clone, Copy, Debug, Default)]
+enum At {
+    #[default]
+    LineStart,
+    /// In the name of a field, behind so many octets.
+    Name(u16),
+    /// In the value of a field.
+    Value,
+    /// Behind the section.
+    Over,
 }
 
 impl HeaderMeter {
     fn feed(&mut self, piece: &[u8]) {
-        let mut at = 0;
-        while !self.over && at < piece.len() {
-            let end = memchr(b'\n', &piece[at..]).map(|found| at + found + 1);
-            let part = &piece[at..end.unwrap_or(piece.len())];
-            at += part.len();
-            self.octets += part.len() as u64;
-            let column = usize::from(self.column) + part.len();
-            self.column = column.min(3) as u8;
-            if end.is_some() {
-                // Lines end in CRLF here, so that one of two octets is empty.
-                self.over = column == 2;
-                self.column = 0;
-            }
+        let mut rest = piece;
+        while let Some(&octet) = rest.first() {
+            let taken = match self.at {
+                At::Over => return,
+                At::LineStart => {
+                    self.at = match octet {
+                        b' ' | b'\t' => At::Value,
+                        b'!'..=b'~' if octet != b':' => At::Name(1),
+                        _ => At::Over,
+                    };
+                    1
+                }
+                At::Name(length) => {
+                    self.at = match octet {
+                        b':' => At::Value,
+                        b' ' | b'\t' | b'!'..=b'~' if length < MAX_NAME => At::Name(length + 1),
+                        _ => At::Over,
+                    };
+                    1
+                }
+                At::Value => {
+                    let end = memchr(b'\n', rest).map(|end| end + 1);
+                    if end.is_some() {
+                        self.at = At::LineStart;
+                    }
+                    end.unwrap_or(rest.len())
+                }
+            };
+            self.octets += taken as u64;
+            rest = &rest[taken..];
         }
     }
 }
@@ -182,5 +214,41 @@ impl ServerSession {
         body.refused = Some(reply);
         body.stray = true;
         self.state = State::Chunk(body, size, true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HeaderMeter;
+
+    #[test]
+    fn a_header_section_is_counted_at_any_split() {
+        let cases: [(&str, u64, &str); 9] = [
+            ("A: b\r\nC: d\r\n\r\nbody: x\r\n", 13, "to the empty line"),
+            ("\r\nbody", 1, "no header section"),
+            ("A: b\r\n c\r\n\td\r\n\r\n", 16, "folded"),
+            (
+                "A: b\r\nno field\r\nC: d\r\n",
+                15,
+                "a line that is no field, and its end",
+            ),
+            ("no field at all\r\nA: b\r\n", 16, "a body without headers"),
+            ("A : b\r\n\r\n", 8, "a space in front of the colon"),
+            (": b\r\nA: b\r\n", 1, "no name"),
+            ("Gr\u{fc}n: b\r\nA: b\r\n", 3, "a name that is none"),
+            ("A: b\r\nC: ", 9, "not over yet"),
+        ];
+        for (message, octets, why) in cases {
+            for step in 1..=message.len() {
+                let mut meter = HeaderMeter::default();
+                for piece in message.as_bytes().chunks(step) {
+                    meter.feed(piece);
+                }
+                assert_eq!(meter.octets, octets, "{why}, step {step}");
+            }
+        }
+        let mut meter = HeaderMeter::default();
+        meter.feed(&[b'x'; 5000]);
+        assert_eq!(meter.octets, 999, "a name has an end");
     }
 }
