@@ -98,10 +98,10 @@ pub(crate) async fn bind(args: &EdgeArgs, hostname: &str, deps: Deps) -> Result<
             (false, false) => tracing::info!(%address, next_hop = %next_hop, "Accepting mail."),
             (false, true) => tracing::info!(%address, next_hop = %next_hop, "Accepting mail over TLS."),
             (true, false) => {
-                tracing::info!(%address, next_hop = %next_hop, "Accepting mail behind PROXY headers.")
+                tracing::info!(%address, next_hop = %next_hop, "Accepting mail behind PROXY headers.");
             }
             (true, true) => {
-                tracing::info!(%address, next_hop = %next_hop, "Accepting mail over TLS behind PROXY headers.")
+                tracing::info!(%address, next_hop = %next_hop, "Accepting mail over TLS behind PROXY headers.");
             }
         }
     }
