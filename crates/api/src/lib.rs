@@ -25,7 +25,7 @@ mod objects;
 mod status;
 pub mod syntax;
 
-pub use compile::{Compiled, Judgement, Problem, Verdict, compile};
+pub use compile::{Compiled, Judgement, Problem, Verdict, compile, compile_namespaces};
 pub use connector::{ThreatDefenseConnector, ThreatDefenseConnectorSpec};
 pub use crds::{crd, crds, crds_yaml};
 pub use files::{
@@ -34,5 +34,5 @@ pub use files::{
 };
 pub use intake::{IntakeAddress, IntakeAddressSpec};
 pub use mail_policy::{MailPolicy, MailPolicySpec};
-pub use objects::{API_VERSION, GROUP, Kind, Objects};
+pub use objects::{API_VERSION, GROUP, Kind, Objects, Unreadable};
 pub use status::{ACCEPTED, ObjectStatus, PROGRAMMED, REACHABLE, RESOLVED_REFS, Reason};

@@ -1,6 +1,9 @@
 //! The objects of one namespace, from wherever they come.
 
 use std::fmt;
+use std::sync::Arc;
+
+use kube::core::ObjectMeta;
 
 use crate::{IntakeAddress, MailPolicy, ThreatDefenseConnector};
 
@@ -55,11 +58,25 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Objects {
     /// The global settings; at most one counts.
-    pub connectors: Vec<ThreatDefenseConnector>,
+    pub connectors: Vec<Arc<ThreatDefenseConnector>>,
     /// The intakes.
-    pub intakes: Vec<IntakeAddress>,
+    pub intakes: Vec<Arc<IntakeAddress>>,
     /// The policies.
-    pub policies: Vec<MailPolicy>,
+    pub policies: Vec<Arc<MailPolicy>>,
+    /// Objects of the three kinds that this version of the program cannot read at all.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// An object whose `spec` does not have the form that this version knows: the definition in the cluster is of another
+/// version. It is in use by nobody, and says so.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unreadable {
+    /// Its kind.
+    pub kind: Kind,
+    /// What is known of it.
+    pub metadata: ObjectMeta,
+    /// What could not be read.
+    pub error: String,
 }
 
 impl Objects {
@@ -69,8 +86,9 @@ impl Objects {
             connectors,
             intakes,
             policies,
+            unreadable,
         } = self;
-        connectors.len() + intakes.len() + policies.len()
+        connectors.len() + intakes.len() + policies.len() + unreadable.len()
     }
 
     /// Whether there is none.

@@ -16,7 +16,7 @@ pub const ACCEPTED: &str = "Accepted";
 pub const RESOLVED_REFS: &str = "ResolvedRefs";
 /// Every policy replica, ingress and worker acts on this generation.
 pub const PROGRAMMED: &str = "Programmed";
-/// The last deliveries to this intake reached it.
+/// The intake's server answers, and its TLS is as asked: the last probe said so.
 pub const REACHABLE: &str = "Reachable";
 
 /// The status of each of the three kinds.
@@ -62,7 +62,7 @@ fn conditions(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Why an object is accepted or not, or its references resolve or not.
+/// Why a condition holds or not: the closed set of reasons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// `Accepted`: the object is in use.
@@ -85,11 +85,35 @@ pub enum Reason {
     IntakeNotAccepted,
     /// Mode Global, and the connector names no default intake.
     DefaultIntakeNotSet,
+    /// This version of the program cannot read the object.
+    Unreadable,
+    /// `Programmed`: every policy replica, ingress and worker acts on this generation.
+    Programmed,
+    /// Some policy replica, ingress or worker has not acknowledged this generation yet.
+    Pending,
+    /// An ingress or worker said that it cannot apply the table.
+    Rejected,
+    /// The object is not in use as it is written; see the other conditions.
+    NotInUse,
+    /// No policy replica can be asked who has what.
+    PolicyUnavailable,
+    /// `Reachable`: the intake answered, and its TLS is as asked.
+    Reachable,
+    /// The intake was not probed: it is not accepted, or the probe has not ended yet.
+    NotProbed,
+    /// The intake's name has no host: DNS says so, or does not answer.
+    NotResolved,
+    /// No connection to any host of the intake, or it broke.
+    ConnectFailed,
+    /// The intake's TLS is not what is asked: not offered, another version, a certificate that does not verify.
+    TlsFailed,
+    /// The intake's server does not want to talk to us.
+    Refused,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 22] = [
         Self::Accepted,
         Self::ResolvedRefs,
         Self::Conflicted,
@@ -100,6 +124,18 @@ impl Reason {
         Self::IntakeNotFound,
         Self::IntakeNotAccepted,
         Self::DefaultIntakeNotSet,
+        Self::Unreadable,
+        Self::Programmed,
+        Self::Pending,
+        Self::Rejected,
+        Self::NotInUse,
+        Self::PolicyUnavailable,
+        Self::Reachable,
+        Self::NotProbed,
+        Self::NotResolved,
+        Self::ConnectFailed,
+        Self::TlsFailed,
+        Self::Refused,
     ];
 
     /// The CamelCase word that stands in the condition.
@@ -115,6 +151,18 @@ impl Reason {
             Self::IntakeNotFound => "IntakeNotFound",
             Self::IntakeNotAccepted => "IntakeNotAccepted",
             Self::DefaultIntakeNotSet => "DefaultIntakeNotSet",
+            Self::Unreadable => "Unreadable",
+            Self::Programmed => "Programmed",
+            Self::Pending => "Pending",
+            Self::Rejected => "Rejected",
+            Self::NotInUse => "NotInUse",
+            Self::PolicyUnavailable => "PolicyUnavailable",
+            Self::Reachable => "Reachable",
+            Self::NotProbed => "NotProbed",
+            Self::NotResolved => "NotResolved",
+            Self::ConnectFailed => "ConnectFailed",
+            Self::TlsFailed => "TlsFailed",
+            Self::Refused => "Refused",
         }
     }
 }

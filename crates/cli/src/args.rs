@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// The SMTP edge: relays mail to the next hop and queues the copies that are due
     Ingress(Box<IngressArgs>),
     /// The policy service; or, with a subcommand, a look at what the policies do
-    Policy(Box<PolicyArgs>),
+    Policy(Box<crate::roles::policy::PolicyArgs>),
     /// The delivery worker: brings queued copies to their intake
     Worker(Box<WorkerArgs>),
     /// A mailbox server or an intake for tests, demonstrations and staging
@@ -382,66 +382,6 @@ pub(crate) struct IngressArgs {
     /// How old the last snapshot may be when the policy service is out of reach
     #[arg(long, env = "TDC_MAX_STALENESS", default_value = "10m", value_parser = duration, value_name = "TIME")]
     pub(crate) max_staleness: Duration,
-}
-
-#[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub(crate) struct PolicyArgs {
-    #[command(subcommand)]
-    pub(crate) look: Option<PolicyLook>,
-    #[command(flatten)]
-    pub(crate) common: CommonArgs,
-    /// Serves gRPC here
-    #[arg(
-        long,
-        env = "TDC_LISTEN",
-        default_value = "127.0.0.1:9090",
-        value_name = "ADDR:PORT"
-    )]
-    pub(crate) listen: SocketAddr,
-    /// Directory of YAML files with the resources
-    #[arg(long, env = "TDC_CONFIG", value_name = "DIR", required = true)]
-    pub(crate) config: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) tls: GrpcTlsArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PolicyLook {
-    /// Says which policy takes each recipient of an envelope, and which copies are due
-    Test(PolicyTestArgs),
-    /// Shows the table in the order in which it is tried
-    Show(PolicySourceArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PolicySourceArgs {
-    /// Directory of YAML files with the resources
-    #[arg(long, env = "TDC_CONFIG", value_name = "DIR")]
-    pub(crate) config: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PolicyTestArgs {
-    /// MAIL FROM; empty or <> is the null sender
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) from: String,
-    /// RCPT TO, separated by commas
-    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', required = true)]
-    pub(crate) to: Vec<String>,
-    /// Directory of YAML files with the resources
-    #[arg(
-        long,
-        env = "TDC_CONFIG",
-        value_name = "DIR",
-        required_unless_present = "server"
-    )]
-    pub(crate) config: Option<PathBuf>,
-    /// Asks a running policy service instead
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
-    pub(crate) server: Option<PolicyAddress>,
-    #[command(flatten)]
-    pub(crate) tls: GrpcTlsArgs,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -1,110 +1,102 @@
-//! `tdc policy`: the service, and a look at what the policies do.
+//! `tdc policy test` and `tdc policy show`: what the policies do, and why; from files or from a running service.
+//!
+//! Both ways end in the same table and the same words: a service is asked for its snapshot as well as for its
+//! decision, and the two must be of one version.
 
-use tdc_api::ConfigWatcher;
+mod explain;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
 use tdc_core::evaluator::{Decision, Snapshot};
-use tdc_core::policy::{Journaling, SnapshotVersion};
+use tdc_core::policy::SnapshotVersion;
 use tdc_core::{Envelope, Mailbox, ReversePath};
-use tdc_policy::{Feed, PolicyMetrics, PolicyServer, Store};
+use tdc_proto::channel::{self, PolicyAddress};
 use tdc_proto::v1::policy_service_client::PolicyServiceClient;
-use tdc_proto::{channel, v1};
+use tdc_proto::{MAX_MESSAGE, convert, v1};
+use tonic::transport::Channel;
 
-use crate::args::{GrpcTlsArgs, PolicyArgs, PolicyLook, PolicySourceArgs, PolicyTestArgs};
+use crate::args::GrpcTlsArgs;
 use crate::error::CliError;
-use crate::process::Process;
-use crate::roles::standalone::POLL;
 use crate::say;
 
-pub(crate) async fn run(args: PolicyArgs) -> Result<(), CliError> {
-    match args.look {
-        Some(PolicyLook::Test(test)) => self::test(test).await,
-        Some(PolicyLook::Show(source)) => show(&source),
-        None => serve(args).await,
-    }
+/// How long a service may take for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How often a service is asked again when its table changed between two questions.
+const TRIES: usize = 5;
+
+/// Where the table is.
+#[derive(Debug, Args)]
+pub(crate) struct PolicySourceArgs {
+    /// Directory of YAML files with the resources
+    #[arg(
+        long,
+        env = "TDC_CONFIG",
+        value_name = "DIR",
+        required_unless_present = "server"
+    )]
+    pub(crate) config: Option<PathBuf>,
+    /// Asks a running policy service instead
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
+    pub(crate) server: Option<PolicyAddress>,
+    #[command(flatten)]
+    pub(crate) tls: GrpcTlsArgs,
 }
 
-async fn serve(args: PolicyArgs) -> Result<(), CliError> {
-    let dir = args
-        .config
-        .clone()
-        .ok_or_else(|| CliError::text("--config DIR is missing"))?;
-    let process = Process::start("policy", &args.common).await?;
-    let files = ConfigWatcher::start(&dir, POLL)
-        .await
-        .map_err(|errors| CliError::new(format!("--config {}", dir.display()), format!("\n{errors}")))?;
-    let metrics = PolicyMetrics::new(&process.metrics);
-    let snapshots =
-        Feed::new(&process.instance, metrics.clone()).follow(files.subscribe(), |loaded| &loaded.compiled);
-    let failed = |error: &dyn std::fmt::Display| {
-        CliError::new(format!("cannot serve on {} (--listen)", args.listen), error)
-    };
-    let server = PolicyServer::bind(args.listen, Store::default(), metrics)
-        .await
-        .map_err(|error| failed(&error))?
-        .with_tls(args.tls.server().await?);
-    let address = server.local_addr().map_err(|error| failed(&error))?;
-    tracing::info!(%address, "Serving policy decisions.");
-    let known = snapshots.clone();
-    process.watch_check(process.health.check("policy/snapshot"), move || {
-        let known = known.borrow().is_some();
-        async move {
-            if known {
-                Ok(())
-            } else {
-                Err("the policy table cannot be used".to_owned())
-            }
-        }
-    });
-    server
-        .run(snapshots, process.shutdown.clone())
-        .await
-        .map_err(|error| failed(&error))?;
-    drop(files);
-    process.end().await;
-    Ok(())
+#[derive(Debug, Args)]
+pub(crate) struct PolicyTestArgs {
+    /// MAIL FROM; empty or <> is the null sender
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) from: String,
+    /// RCPT TO, separated by commas
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', required = true)]
+    pub(crate) to: Vec<String>,
+    #[command(flatten)]
+    pub(crate) source: PolicySourceArgs,
 }
 
-async fn test(args: PolicyTestArgs) -> Result<(), CliError> {
+/// Says who takes each recipient, and why.
+pub(crate) async fn test(args: PolicyTestArgs) -> Result<(), CliError> {
     let from = args.from.trim().trim_start_matches('<').trim_end_matches('>');
     let envelope = Envelope {
         sender: ReversePath::new(from),
         recipients: args.to.iter().map(|to| Mailbox::new(to.trim())).collect(),
     };
-    let decision = match (&args.server, &args.config) {
-        (Some(server), _) => ask(server.clone(), &args.tls, &envelope).await?,
-        (None, Some(dir)) => snapshot(dir)?.evaluate(&envelope),
-        (None, None) => return Err(CliError::text("give --config DIR or --server HOST:PORT")),
+    let (snapshot, decision) = match (&args.source.server, &args.source.config) {
+        (Some(server), _) => {
+            Service::at(server.clone(), &args.source.tls)
+                .await?
+                .decide(&envelope)
+                .await?
+        }
+        (None, Some(dir)) => {
+            let snapshot = read(dir)?;
+            let decision = snapshot.evaluate(&envelope);
+            (snapshot, decision)
+        }
+        (None, None) => return Err(nowhere()),
     };
-    report(&envelope, &decision);
+    say(explain::decision(&snapshot.table, &envelope, &decision));
     Ok(())
 }
 
-async fn ask(
-    server: channel::PolicyAddress,
-    tls: &GrpcTlsArgs,
-    envelope: &Envelope,
-) -> Result<Decision, CliError> {
-    let shown = server.to_string();
-    let failed = |why: &dyn std::fmt::Display| CliError::new(format!("the policy service at {shown}"), why);
-    let tls = tls.client(&server).await?;
-    let mut client = PolicyServiceClient::new(channel::connect(server, tls));
-    let mut request = tonic::Request::new(v1::EvaluateRequest {
-        envelopes: vec![envelope.into()],
-    });
-    let limit = std::time::Duration::from_secs(5);
-    request.set_timeout(limit);
-    let response = tokio::time::timeout(limit, client.evaluate(request))
-        .await
-        .map_err(|_| failed(&"does not answer within 5 s"))?
-        .map_err(|status| failed(&status.message()))?;
-    let decision = response
-        .into_inner()
-        .decisions
-        .pop()
-        .ok_or_else(|| failed(&"answered with no decision"))?;
-    Decision::try_from(decision).map_err(|error| failed(&error))
+/// Shows the table.
+pub(crate) async fn show(args: PolicySourceArgs) -> Result<(), CliError> {
+    let snapshot = match (&args.server, &args.config) {
+        (Some(server), _) => Service::at(server.clone(), &args.tls).await?.snapshot().await?,
+        (None, Some(dir)) => read(dir)?,
+        (None, None) => return Err(nowhere()),
+    };
+    say(explain::table(&snapshot.table));
+    Ok(())
 }
 
-fn snapshot(dir: &std::path::Path) -> Result<Snapshot, CliError> {
+fn nowhere() -> CliError {
+    CliError::text("give --config DIR or --server HOST:PORT")
+}
+
+fn read(dir: &Path) -> Result<Snapshot, CliError> {
     let objects = tdc_api::load_dir(dir)
         .map_err(|errors| CliError::new(format!("--config {}", dir.display()), format!("\n{errors}")))?;
     let compiled = tdc_api::compile(&objects);
@@ -112,99 +104,66 @@ fn snapshot(dir: &std::path::Path) -> Result<Snapshot, CliError> {
         .map_err(|error| CliError::text(error.to_string()))
 }
 
-fn report(envelope: &Envelope, decision: &Decision) {
-    for (recipient, verdict) in envelope.recipients.iter().zip(&decision.recipients) {
-        let by = match (&verdict.policy, verdict.row) {
-            (Some(policy), Some(row)) => format!("policy {policy}, row {row}"),
-            (Some(policy), None) => format!("policy {policy} (no rows: everyone)"),
-            (None, _) => "no policy (defaultJournaling)".to_owned(),
-        };
-        say(format_args!(
-            "{recipient}: {by}: {}",
-            journaling(&verdict.journaling)
-        ));
-    }
-    if decision.copies.is_empty() {
-        say("no copy is due");
-    }
-    for copy in &decision.copies {
-        let listed: Vec<&str> = copy
-            .recipients
-            .iter()
-            .map(|at| envelope.recipients[*at].as_str())
-            .collect();
-        say(format_args!(
-            "copy for intake {}: lists {}",
-            copy.intake,
-            listed.join(", ")
-        ));
-    }
+/// A running policy service.
+struct Service {
+    address: String,
+    client: PolicyServiceClient<Channel>,
 }
 
-fn journaling(journaling: &Journaling) -> String {
-    match journaling {
-        Journaling::Disabled => "not journaled".to_owned(),
-        Journaling::Intake(name) => format!("journaled to intake {name}"),
-        Journaling::Unresolved(why) => format!("cannot be journaled: {why}"),
+impl Service {
+    async fn at(address: PolicyAddress, tls: &GrpcTlsArgs) -> Result<Self, CliError> {
+        let shown = address.to_string();
+        let tls = tls.client(&address).await?;
+        let client = PolicyServiceClient::new(channel::connect(address, tls));
+        Ok(Self {
+            address: shown,
+            client: client.max_decoding_message_size(MAX_MESSAGE),
+        })
     }
-}
 
-fn show(args: &PolicySourceArgs) -> Result<(), CliError> {
-    let table = snapshot(&args.config)?.table;
-    let connector = &table.connector;
-    let state = if connector.enabled {
-        "enabled"
-    } else {
-        "disabled: nothing is journaled"
-    };
-    say(format_args!(
-        "connector {}: {state}",
-        if connector.object.name.is_empty() {
-            "(none)"
-        } else {
-            &connector.object.name
+    fn failed(&self, why: impl std::fmt::Display) -> CliError {
+        CliError::new(format!("the policy service at {}", self.address), why)
+    }
+
+    /// One answer, in time.
+    async fn answer<T>(&self, call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, CliError> {
+        tokio::time::timeout(ANSWER_WITHIN, call)
+            .await
+            .map_err(|_| self.failed(format_args!("does not answer within {ANSWER_WITHIN:?}")))?
+            .map_err(|status| self.failed(status.message()))
+    }
+
+    /// The snapshot in force. A stream that does not say who it is is no peer that must have the snapshot.
+    async fn snapshot(&self) -> Result<Snapshot, CliError> {
+        let mut client = self.client.clone();
+        let message = self
+            .answer(async {
+                let mut stream = client.watch_snapshot(tokio_stream::pending()).await?.into_inner();
+                stream.message().await
+            })
+            .await?
+            .ok_or_else(|| self.failed("has no table yet"))?;
+        let (version, table) = convert::snapshot_from_proto(message).map_err(|error| self.failed(error))?;
+        Snapshot::new(version, table).map_err(|error| self.failed(error))
+    }
+
+    /// Its decision, and the snapshot that it comes from.
+    async fn decide(&self, envelope: &Envelope) -> Result<(Snapshot, Decision), CliError> {
+        for _ in 0..TRIES {
+            let mut client = self.client.clone();
+            let request = v1::EvaluateRequest {
+                envelopes: vec![envelope.into()],
+            };
+            let response = self.answer(client.evaluate(request)).await?.into_inner();
+            let version = response.version.map(SnapshotVersion::from);
+            let decision = (response.decisions.into_iter().next())
+                .ok_or_else(|| self.failed("answered with no decision"))?;
+            let decision = Decision::try_from(decision).map_err(|error| self.failed(error))?;
+            let snapshot = self.snapshot().await?;
+            if version.as_ref() == Some(&snapshot.version) {
+                return Ok((snapshot, decision));
+            }
         }
-    ));
-    for intake in &table.intakes {
-        say(format_args!("intake {}: {}", intake.name, intake.address));
+        Err(self.failed("changes its table, or answers from several replicas, faster than it can be asked"))
     }
-    for policy in &table.policies {
-        say(format_args!(
-            "{:>6}  {}: {}",
-            policy.order,
-            policy.object.name,
-            journaling(&policy.journaling)
-        ));
-        for (number, row) in policy.rows.iter().enumerate() {
-            say(format_args!("        row {number}: {}", row_text(row)));
-        }
-    }
-    say(format_args!(
-        "everyone else: {}",
-        journaling(&connector.default_journaling)
-    ));
-    Ok(())
-}
-
-fn row_text(row: &tdc_core::policy::Row) -> String {
-    let list = |name: &str, patterns: &[tdc_core::pattern::Pattern]| {
-        let texts: Vec<String> = patterns.iter().map(ToString::to_string).collect();
-        (!texts.is_empty()).then(|| format!("{name} [{}]", texts.join(" ")))
-    };
-    let mut parts = Vec::new();
-    if let Some(senders) = &row.senders {
-        parts.extend(list("sender any of", &senders.any_of));
-        parts.extend(list("sender none of", &senders.none_of));
-    }
-    if let Some(recipients) = &row.recipients {
-        parts.extend(list("recipient any of", &recipients.any_of));
-        parts.extend(list("all of", &recipients.all_of));
-        parts.extend(list("none of", &recipients.none_of));
-    }
-    let joint = if row.combine == tdc_core::policy::Combine::Any {
-        ", combined by any"
-    } else {
-        ""
-    };
-    format!("{}{joint}", parts.join(", "))
 }

@@ -14,6 +14,10 @@ pub struct PolicyMetrics {
     policies: Gauge,
     intakes: Gauge,
     unusable: Gauge,
+    peers: Gauge,
+    rejected: Counter,
+    watch_errors: Counter,
+    watch_broken: Gauge,
 }
 
 impl PolicyMetrics {
@@ -34,6 +38,16 @@ impl PolicyMetrics {
                 "objects_unusable",
                 "Objects that are not accepted or do not resolve",
             ),
+            peers: scope.gauge("peers", "Ingresses and workers that watch the snapshots"),
+            rejected: scope.counter(
+                "snapshots_rejected",
+                "Times that an ingress or worker said that it cannot apply a snapshot",
+            ),
+            watch_errors: scope.counter("watch_errors", "Errors of the watches on the Kubernetes API"),
+            watch_broken: scope.gauge(
+                "watch_broken",
+                "1 while the resources cannot be watched, and the last table stays in force",
+            ),
         }
     }
 
@@ -46,10 +60,28 @@ impl PolicyMetrics {
         self.handshakes_failed.inc();
     }
 
-    pub(crate) fn published(&self, sequence: u64, policies: usize, intakes: usize, unusable: usize) {
+    /// Takes down how the watches on the Kubernetes API are.
+    pub fn watches(&self, errors: u64, broken: bool) {
+        self.watch_errors
+            .inc_by(errors.saturating_sub(self.watch_errors.get()));
+        self.watch_broken.set(i64::from(broken));
+    }
+
+    pub(crate) fn peers(&self, peers: usize) {
+        self.peers.set(peers as i64);
+    }
+
+    pub(crate) fn rejected(&self) {
+        self.rejected.inc();
+    }
+
+    pub(crate) fn unusable(&self, objects: usize) {
+        self.unusable.set(objects as i64);
+    }
+
+    pub(crate) fn published(&self, sequence: u64, policies: usize, intakes: usize) {
         self.snapshot.set(sequence as i64);
         self.policies.set(policies as i64);
         self.intakes.set(intakes as i64);
-        self.unusable.set(unusable as i64);
     }
 }

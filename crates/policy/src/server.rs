@@ -20,7 +20,7 @@ use crate::service::Service;
 use crate::store::Store;
 use crate::tls;
 
-/// A client connects anew after this time, and so finds replicas that were added.
+/// A client connects anew after this time, and so finds replicas that were added; unless another is asked for.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(300);
 /// How long an old connection may finish its calls.
 const MAX_CONNECTION_AGE_GRACE: Duration = Duration::from_secs(10);
@@ -36,6 +36,7 @@ pub struct PolicyServer {
     store: Store,
     metrics: PolicyMetrics,
     tls: Option<ServerTls>,
+    max_connection_age: Duration,
 }
 
 impl PolicyServer {
@@ -49,6 +50,7 @@ impl PolicyServer {
             store,
             metrics,
             tls: None,
+            max_connection_age: MAX_CONNECTION_AGE,
         })
     }
 
@@ -56,6 +58,13 @@ impl PolicyServer {
     #[must_use]
     pub fn with_tls(self, tls: Option<ServerTls>) -> Self {
         Self { tls, ..self }
+    }
+
+    /// A client connects anew after this time.
+    #[must_use]
+    pub fn max_connection_age(mut self, age: Duration) -> Self {
+        self.max_connection_age = age;
+        self
     }
 
     /// Where it listens.
@@ -105,7 +114,7 @@ impl PolicyServer {
         let router = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .max_connection_age(MAX_CONNECTION_AGE)
+            .max_connection_age(self.max_connection_age)
             .max_connection_age_grace(MAX_CONNECTION_AGE_GRACE)
             .add_service(health_service)
             .add_service(reflection)

@@ -60,7 +60,7 @@ impl PolicyService for Service {
         request: Request<Streaming<v1::WatchRequest>>,
     ) -> Result<Response<Self::WatchSnapshotStream>, Status> {
         let (snapshots, outgoing) = mpsc::channel(1);
-        let peer = self.store.join();
+        let peer = self.store.join(self.metrics.clone());
         let watch = watch(self.store.clone(), peer, request.into_inner(), snapshots);
         tokio::spawn(watch.in_current_span());
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))

@@ -8,6 +8,11 @@ use tdc_core::policy::SnapshotVersion;
 use tdc_proto::{convert, v1};
 use tokio::sync::watch;
 
+use crate::metrics::PolicyMetrics;
+
+/// What is kept of a client's words about a snapshot that it rejects, in characters.
+const MAX_ERROR: usize = 1000;
+
 /// A snapshot, and the message that carries it.
 #[derive(Debug)]
 pub(crate) struct Published {
@@ -59,7 +64,7 @@ impl Store {
     }
 
     /// A client opened a stream; it is listed until the guard is dropped.
-    pub(crate) fn join(&self) -> PeerGuard {
+    pub(crate) fn join(&self, metrics: PolicyMetrics) -> PeerGuard {
         let mut peers = self.lock();
         let id = peers.next;
         peers.next += 1;
@@ -67,17 +72,13 @@ impl Store {
         PeerGuard {
             id,
             store: self.clone(),
+            metrics,
         }
     }
 
     /// Everyone who watches.
     pub fn peers(&self) -> Vec<v1::Peer> {
-        self.lock()
-            .streams
-            .values()
-            .filter(|peer| peer.node.is_some())
-            .cloned()
-            .collect()
+        named(&self.lock()).cloned().collect()
     }
 
     /// The version that is served.
@@ -95,6 +96,7 @@ impl Store {
 pub(crate) struct PeerGuard {
     id: u64,
     store: Store,
+    metrics: PolicyMetrics,
 }
 
 impl PeerGuard {
@@ -110,15 +112,30 @@ impl PeerGuard {
             peer.rejected = None;
             peer.error.clear();
         }
-        if request.rejected.is_some() {
-            peer.rejected = request.rejected;
-            peer.error = request.error.chars().take(1000).collect();
+        if let Some(rejected) = request.rejected {
+            self.metrics.rejected();
+            peer.error = request.error.chars().take(MAX_ERROR).collect();
+            tracing::warn!(
+                node = peer.node.as_ref().map(|node| &*node.name),
+                version = %SnapshotVersion::from(rejected.clone()),
+                error = peer.error,
+                "A client cannot apply the snapshot; it goes on with the one before."
+            );
+            peer.rejected = Some(rejected);
         }
+        self.metrics.peers(named(&peers).count());
     }
 }
 
 impl Drop for PeerGuard {
     fn drop(&mut self) {
-        self.store.lock().streams.remove(&self.id);
+        let mut peers = self.store.lock();
+        peers.streams.remove(&self.id);
+        self.metrics.peers(named(&peers).count());
     }
+}
+
+/// Those that said who they are. A stream without a name only looks: it is nobody that must have the snapshot.
+fn named(peers: &Peers) -> impl Iterator<Item = &v1::Peer> {
+    peers.streams.values().filter(|peer| peer.node.is_some())
 }

@@ -20,7 +20,7 @@ pub(super) type DefaultIntake = Option<Result<Arc<str>, Problem>>;
 
 /// The settings of the oldest connector, or the defaults; the others are told which one counts.
 pub(super) fn compile(
-    objects: &[ThreatDefenseConnector],
+    objects: &[Arc<ThreatDefenseConnector>],
     intakes: &IntakeStates,
     verdicts: &mut Vec<Verdict>,
 ) -> (policy::Connector, DefaultIntake) {

@@ -17,7 +17,7 @@ use crate::syntax;
 
 /// The usable intakes by name, and the state of all.
 pub(super) fn compile(
-    objects: &[IntakeAddress],
+    objects: &[Arc<IntakeAddress>],
     verdicts: &mut Vec<Verdict>,
 ) -> (Vec<policy::Intake>, IntakeStates) {
     let mut intakes = Vec::with_capacity(objects.len());

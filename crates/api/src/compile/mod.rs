@@ -13,6 +13,7 @@
 
 mod connector;
 mod intake;
+mod namespaces;
 mod policy;
 mod verdict;
 
@@ -20,12 +21,14 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
-use tdc_core::policy::{ObjectRef, PolicyTable};
+use tdc_core::policy::{self as policy_table, ObjectRef, PolicyTable};
 
+pub use namespaces::compile_namespaces;
 pub use verdict::{Judgement, Problem, Verdict};
 
-use crate::objects::Objects;
+use crate::objects::{Kind, Objects, Unreadable};
 use crate::status::Reason;
 
 /// What [`compile`] returns.
@@ -44,28 +47,83 @@ pub struct Compiled {
 /// [`Unresolved`](tdc_core::policy::Journaling::Unresolved) and its mail follows `failurePolicy`. Kind and name identify an object; should two intakes of several namespaces
 /// have the same name, the oldest counts.
 pub fn compile(objects: &Objects) -> Compiled {
-    let Objects {
-        connectors,
-        intakes,
-        policies,
-    } = objects;
-    let mut verdicts = Vec::with_capacity(objects.len());
+    let mut part = Part::of(objects);
+    part.policies.sort_by(|a, b| a.0.cmp(&b.0));
+    sort(&mut part.verdicts);
+    Compiled {
+        table: PolicyTable {
+            connector: part.connector,
+            intakes: part.intakes,
+            policies: part.policies.into_iter().map(|(_, policy)| policy).collect(),
+        },
+        verdicts: part.verdicts,
+    }
+}
 
-    let (intakes, states) = intake::compile(intakes, &mut verdicts);
-    let (connector, default_intake) = connector::compile(connectors, &states, &mut verdicts);
-    let policies = policy::compile(policies, &states, &default_intake, &mut verdicts);
-
+fn sort(verdicts: &mut [Verdict]) {
     verdicts.sort_by(|a, b| {
         (a.kind, &a.namespace, &a.name, &a.uid).cmp(&(b.kind, &b.namespace, &b.name, &b.uid))
     });
-    Compiled {
-        table: PolicyTable {
+}
+
+/// What the objects of one namespace give.
+struct Part {
+    connector: policy_table::Connector,
+    intakes: Vec<policy_table::Intake>,
+    policies: Vec<(Rank, policy_table::Policy)>,
+    verdicts: Vec<Verdict>,
+}
+
+/// Where a policy stands in the table.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    order: i32,
+    created: Option<Timestamp>,
+    name: String,
+    namespace: String,
+    uid: String,
+}
+
+impl Part {
+    fn of(objects: &Objects) -> Self {
+        let Objects {
+            connectors,
+            intakes,
+            policies,
+            unreadable,
+        } = objects;
+        let mut verdicts = Vec::with_capacity(objects.len());
+        let (intakes, mut states) = intake::compile(intakes, &mut verdicts);
+        for object in unreadable {
+            if object.kind == Kind::IntakeAddress
+                && let Some(name) = &object.metadata.name
+            {
+                states.0.entry(name.as_str().into()).or_insert(false);
+            }
+            verdicts.push(unread(object));
+        }
+        let (connector, default_intake) = connector::compile(connectors, &states, &mut verdicts);
+        let policies = policy::compile(policies, &states, &default_intake, &mut verdicts);
+        Self {
             connector,
             intakes,
             policies,
-        },
-        verdicts,
+            verdicts,
+        }
     }
+}
+
+/// The verdict on an object that this version cannot read.
+fn unread(object: &Unreadable) -> Verdict {
+    let message = format!(
+        "cannot be read by this version ({}); the definition in the cluster is of another version: apply `tdc crds`, \
+         or correct the object",
+        object.error
+    );
+    let problems = vec![Problem::new("spec", Reason::Unreadable, message)];
+    let accepted = Judgement::because(&problems[0], "The object is not in use.");
+    let resolved = Judgement::because(&problems[0], "Its references are not known.");
+    Verdict::of(object.kind, &object.metadata, accepted, resolved, problems)
 }
 
 /// The intakes by name, and whether each can be used.
@@ -112,8 +170,8 @@ fn by_age<T: Resource>(a: &T, b: &T) -> Ordering {
 }
 
 /// The objects, the first by `order` in front.
-fn sorted<T>(objects: &[T], order: impl Fn(&T, &T) -> Ordering) -> Vec<&T> {
-    let mut sorted: Vec<&T> = objects.iter().collect();
+fn sorted<T>(objects: &[Arc<T>], order: impl Fn(&T, &T) -> Ordering) -> Vec<&T> {
+    let mut sorted: Vec<&T> = objects.iter().map(|object| &**object).collect();
     sorted.sort_by(|a, b| order(a, b));
     sorted
 }

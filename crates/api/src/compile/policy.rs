@@ -1,30 +1,42 @@
 //! Policies: their order, whom they take, and where they journal to.
 
+use std::sync::Arc;
+
 use tdc_core::pattern::Pattern;
 use tdc_core::policy;
 
 use super::connector::{DefaultIntake, journaling as global, not_set};
-use super::{IntakeStates, Judgement, Problem, Verdict, by_age, object_ref, sorted};
+use super::{IntakeStates, Judgement, Problem, Rank, Verdict, object_ref};
 use crate::mail_policy::{Combine, Journaling, JournalingMode, MailPolicy, Recipients, Senders, UserRow};
 use crate::objects::Kind;
 use crate::status::Reason;
 
-/// The policies in the order in which they are tried.
+/// The policies, each with its place in the order in which they are tried.
 pub(super) fn compile(
-    objects: &[MailPolicy],
+    objects: &[Arc<MailPolicy>],
     intakes: &IntakeStates,
     default_intake: &DefaultIntake,
     verdicts: &mut Vec<Verdict>,
-) -> Vec<policy::Policy> {
-    let in_order =
-        |a: &MailPolicy, b: &MailPolicy| a.spec.order.cmp(&b.spec.order).then_with(|| by_age(a, b));
+) -> Vec<(Rank, policy::Policy)> {
     let mut policies = Vec::with_capacity(objects.len());
-    for object in sorted(objects, in_order) {
+    for object in objects {
         let (policy, verdict) = one(object, intakes, default_intake);
-        policies.extend(policy);
+        policies.extend(policy.map(|policy| (rank(object), policy)));
         verdicts.push(verdict);
     }
     policies
+}
+
+/// Ascending order; among equals the oldest first, then by name.
+fn rank(object: &MailPolicy) -> Rank {
+    let meta = &object.metadata;
+    Rank {
+        order: object.spec.order,
+        created: meta.creation_timestamp.as_ref().map(|time| time.0),
+        name: meta.name.clone().unwrap_or_default(),
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+    }
 }
 
 fn one(

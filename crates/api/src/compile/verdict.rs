@@ -1,6 +1,7 @@
 //! What is said about an object: the material of its conditions.
 
 use kube::Resource;
+use kube::core::ObjectMeta;
 
 use crate::objects::Kind;
 use crate::status::Reason;
@@ -70,6 +71,15 @@ impl Judgement {
         }
     }
 
+    /// False because of one problem, with what follows from it.
+    pub(super) fn because(problem: &Problem, consequence: &str) -> Self {
+        Self {
+            status: false,
+            reason: problem.reason,
+            message: format!("{}: {}. {consequence}", problem.field, problem.message),
+        }
+    }
+
     /// False because of `problems`, with what follows from it; `None` when there is no problem.
     pub(super) fn bad(problems: &[Problem], consequence: &str) -> Option<Self> {
         let first = problems.first()?;
@@ -101,7 +111,17 @@ impl Verdict {
         resolved_refs: Judgement,
         problems: Vec<Problem>,
     ) -> Self {
-        let meta = object.meta();
+        Self::of(kind, object.meta(), accepted, resolved_refs, problems)
+    }
+
+    /// The same, for an object of which only the metadata are known.
+    pub(super) fn of(
+        kind: Kind,
+        meta: &ObjectMeta,
+        accepted: Judgement,
+        resolved_refs: Judgement,
+        problems: Vec<Problem>,
+    ) -> Self {
         Self {
             kind,
             namespace: meta.namespace.clone().unwrap_or_default(),

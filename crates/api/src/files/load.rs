@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -281,8 +282,11 @@ impl Reader {
 
 impl Objects {
     fn push(&mut self, kind: Kind, document: Value) -> Result<(), serde_json::Error> {
-        fn add<T: DeserializeOwned>(list: &mut Vec<T>, document: Value) -> Result<(), serde_json::Error> {
-            list.push(serde_json::from_value(document)?);
+        fn add<T: DeserializeOwned>(
+            list: &mut Vec<Arc<T>>,
+            document: Value,
+        ) -> Result<(), serde_json::Error> {
+            list.push(Arc::new(serde_json::from_value(document)?));
             Ok(())
         }
         match kind {
@@ -297,10 +301,22 @@ impl Objects {
             connectors,
             intakes,
             policies,
+            unreadable,
         } = self;
-        let metas = (connectors.iter_mut().map(|object| &mut object.metadata))
-            .chain(intakes.iter_mut().map(|object| &mut object.metadata))
-            .chain(policies.iter_mut().map(|object| &mut object.metadata));
+        let metas = (connectors
+            .iter_mut()
+            .map(|object| &mut Arc::make_mut(object).metadata))
+        .chain(
+            intakes
+                .iter_mut()
+                .map(|object| &mut Arc::make_mut(object).metadata),
+        )
+        .chain(
+            policies
+                .iter_mut()
+                .map(|object| &mut Arc::make_mut(object).metadata),
+        )
+        .chain(unreadable.iter_mut().map(|object| &mut object.metadata));
         for meta in metas {
             meta.namespace.get_or_insert_with(|| namespace.into());
         }

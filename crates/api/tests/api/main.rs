@@ -8,5 +8,6 @@
 mod compile;
 mod definitions;
 mod documents;
+mod namespaces;
 mod reload;
 mod support;

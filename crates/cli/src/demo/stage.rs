@@ -51,7 +51,7 @@ impl Stage {
         let table = redirected(&files, intake, ca.into());
         let metrics = Metrics::new("demo");
         let feed = Feed::new("demo", PolicyMetrics::new(&metrics));
-        let snapshots = feed.follow(table.clone(), |compiled| compiled);
+        let snapshots = feed.follow(table.clone(), |compiled| Some(compiled));
         let queue = process::memory();
         let ids = Arc::new(IdSource::start(queue.clone()).await);
         let deps = tdc_ingress::Deps {

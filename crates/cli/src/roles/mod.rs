@@ -2,5 +2,6 @@
 
 pub(crate) mod edge;
 pub(crate) mod ingress;
+pub(crate) mod policy;
 pub(crate) mod standalone;
 pub(crate) mod worker;

@@ -33,7 +33,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> Result<(), CliError> {
         )
     })?;
     let feed = Feed::new(&process.instance, PolicyMetrics::new(&process.metrics));
-    let snapshots = feed.follow(files.subscribe(), |loaded| &loaded.compiled);
+    let snapshots = feed.follow(files.subscribe(), |loaded| Some(&loaded.compiled));
     let ids = Arc::new(IdSource::start(queue.clone()).await);
     let deps = tdc_ingress::Deps {
         queue: queue.clone(),
