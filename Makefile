@@ -7,6 +7,10 @@ TARGET := x86_64-unknown-linux-gnu
 FUZZ_SECONDS ?= 60
 # The Debian packages of the real clients and servers that the tests use.
 TEST_PACKAGES := redis-server swaks libnet-ssleay-perl postfix
+# Where etcd, kube-apiserver and kubectl come from when KUBEBUILDER_ASSETS does not name their folder.
+CLUSTER ?= ../shared/cluster/cluster
+APISERVER := if [ -z "$$KUBEBUILDER_ASSETS" ] && [ -x $(CLUSTER) ]; then \
+	  $(CLUSTER) bin && eval "$$($(CLUSTER) env | grep KUBEBUILDER_ASSETS)"; fi;
 
 .PHONY: help
 help: ## lists the verbs
@@ -35,7 +39,7 @@ demo-up: build ## the same, and keeps it running for mail of your own
 
 .PHONY: test
 test: test-tools build build-failpoints ## runs all tests: units, properties, both queues, real processes and clients
-	$(CARGO) test --locked --workspace
+	$(APISERVER) $(CARGO) test --locked --workspace
 
 .PHONY: test-tools
 test-tools: ## installs the Debian packages that the tests need, when they are missing
