@@ -138,10 +138,12 @@ fn an_object_that_cannot_be_read_is_visible_and_stops_nobody() {
         policy("custom", 10, "{ mode: Custom, intake: strange }"),
         policy("fine", 20, "{ mode: Disabled }"),
     ]);
-    let mut metadata = kube::core::ObjectMeta::default();
-    metadata.name = Some("strange".into());
-    metadata.uid = Some("u".into());
-    metadata.generation = Some(3);
+    let metadata = kube::core::ObjectMeta {
+        name: Some("strange".into()),
+        uid: Some("u".into()),
+        generation: Some(3),
+        ..Default::default()
+    };
     objects.unreadable.push(Unreadable {
         kind: Kind::IntakeAddress,
         metadata,
