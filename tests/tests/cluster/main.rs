@@ -1,0 +1,86 @@
+//! The chart on a real cluster, with real mail through it.
+//!
+//! `make test-cluster` brings the cluster up, loads the images and runs this; it is no part of `cargo test`. One
+//! installation serves all checks, in order, and each prints one line. The first that fails ends the run, with what
+//! the pods say.
+//!
+//! What always holds: the tool looks at both ends, the mailbox server's and the intake's folders, and never asks the
+//! product whether it did well. Each attempt to send has an id of its own, and the sender notes what it heard.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test ends with a panic, prints its results, and has no runtime to block"
+)]
+
+mod disruption;
+mod ends;
+mod installation;
+mod kubectl;
+mod load;
+mod mail;
+mod removal;
+mod schemas;
+mod trace;
+
+use std::time::Instant;
+
+/// A check, its name, and what it measured.
+type Check = (&'static str, fn() -> String);
+
+const CHECKS: &[Check] = &[
+    (
+        "manifests are valid for this cluster",
+        schemas::manifests_are_valid,
+    ),
+    ("both ends and Jaeger run", installation::both_ends),
+    (
+        "helm install, level restricted, no warning",
+        installation::install,
+    ),
+    ("resources by kubectl become Programmed", installation::resources),
+    ("helm test", installation::helm_test),
+    ("swaks: original and copy, octet for octet", mail::one_message),
+    ("the intake is found by MX", mail::found_by_mx),
+    ("recipients and intakes by policy", mail::by_policy),
+    ("smtp-source: 300 messages", mail::smtp_source),
+    ("STARTTLS, and two listeners with PROXY", mail::listeners),
+    ("one trace over three pods in Jaeger", trace::one_trace),
+    ("a policy changed by kubectl takes effect", mail::policy_change),
+    ("ingress pods deleted under load", disruption::ingress_deleted),
+    ("worker pods deleted under load", disruption::workers_deleted),
+    ("rolling helm upgrade under load", disruption::upgrade),
+    ("workers scaled 1, 4, 1 under load", disruption::scaling),
+    (
+        "operator and policy deleted under load",
+        disruption::control_deleted,
+    ),
+    ("Redis killed under load", disruption::redis_killed),
+    ("no process died by itself", installation::no_restarts),
+    ("helm uninstall leaves the definitions only", removal::uninstall),
+    (
+        "resources as values: installed, upgraded, removed",
+        removal::values_as_resources,
+    ),
+];
+
+fn main() {
+    let only = std::env::args().nth(1);
+    let begun = Instant::now();
+    for (name, check) in CHECKS {
+        if only.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
+        let at = Instant::now();
+        match std::panic::catch_unwind(check) {
+            Ok(measured) => println!("ok   {:>5.1} s  {name}: {measured}", at.elapsed().as_secs_f32()),
+            Err(_) => {
+                println!("FAIL {:>5.1} s  {name}", at.elapsed().as_secs_f32());
+                kubectl::show_everything();
+                std::process::exit(1);
+            }
+        }
+    }
+    println!("all checks passed in {:.0} s", begun.elapsed().as_secs_f32());
+}
