@@ -124,3 +124,16 @@ chart-lint: build ## lints the chart and tests its templates; needs no cluster
 	  echo "helm lint -f $$values"; helm lint --quiet --strict charts/threat-defense-connector -f $$values; \
 	done; \
 	$(CARGO) test --locked -q -p tdc-tests --test chart
+
+.PHONY: test-cluster
+test-cluster: release test-tools ## installs the chart on a real cluster of this machine and sends mail through it; needs root
+	@set -e; \
+	$(CARGO) test --locked -q -p tdc-tests --test cluster --no-run; \
+	trap '$(CLUSTER) down --purge' EXIT; \
+	$(CLUSTER) up; $(CLUSTER) addons; $(MAKE) --no-print-directory image-load; \
+	eval "$$($(CLUSTER) env)"; \
+	$(CARGO) test --locked -q -p tdc-tests --test cluster -- $(CHECK)
+
+.PHONY: kind-demo
+kind-demo: ## the demonstration in a kind cluster; needs docker, kind, kubectl, helm and the network
+	deploy/demo/k8s/kind
