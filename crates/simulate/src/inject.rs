@@ -77,7 +77,13 @@ impl Connection {
         match fault {
             Fault::Reply { reply, slow, then } => {
                 let hoped = reply.is_positive() || reply.is_intermediate();
-                self.say(&usual, reply);
+                let before = self.session.output().len();
+                self.say(&usual, reply.clone());
+                // A refused BDAT is answered after its octets, which are not waited for when the connection ends here.
+                let unsaid = matches!(usual, Usual::Asked(_)) && self.session.output().len() == before;
+                if unsaid && then != Then::GoOn {
+                    reply.write_to(self.session.output());
+                }
                 self.speak(slow).await?;
                 self.then(then).await?;
                 Ok(hoped)

@@ -308,6 +308,26 @@ async fn starttls_may_be_refused_or_not_offered() {
 }
 
 #[tokio::test]
+async fn a_chunk_is_refused_before_or_after_its_octets() {
+    let server = with_rule("{at: data, times: 1, do: {reply: 421 4.3.2 bye}}").await;
+    let start = [
+        ("EHLO c", "250"),
+        ("MAIL FROM:<>", "250"),
+        ("RCPT TO:<b@y>", "250"),
+    ];
+    let mut client = Client::connect(server.addr).await;
+    client.talk(&start).await;
+    client.talk(&[("BDAT 100 LAST", "421 4.3.2 bye")]).await;
+    assert_eq!(client.reply().await, "", "the server has gone");
+    let server = with_rule("{at: data, times: 1, do: {reply: 451 4.3.0 later}}").await;
+    let mut client = Client::connect(server.addr).await;
+    client.talk(&start).await;
+    client.send(b"BDAT 6 LAST\r\nhello\nMAIL FROM:<>\r\n").await;
+    assert_eq!(client.reply().await, "451 4.3.0 later");
+    assert!(client.reply().await.starts_with("250"), "the session is in step");
+}
+
+#[tokio::test]
 async fn keywords_come_and_go() {
     let rule = "{at: ehlo, do: {without: [PIPELINING, SIZE], with: [REQUIRETLS]}}";
     let server = with_rule(rule).await;
