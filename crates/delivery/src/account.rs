@@ -75,6 +75,11 @@ impl Account {
         });
     }
 
+    /// A copy begins to leave.
+    pub(crate) fn begins(&self, mid: u64, dcid: u64) {
+        self.mail_log.emit(&MailEvent::DeliveryStarted { mid, dcid });
+    }
+
     pub(crate) fn closed(&self, dcid: u64) {
         self.mail_log.emit(&MailEvent::IntakeClosed { dcid });
     }
@@ -156,15 +161,17 @@ impl Account {
             self.mail_log
                 .emit(&MailEvent::IntakeTlsFailed { mid, dcid, reason });
         }
-        let (status, text) = match step {
-            Step::End(End::Expired) => Outcome::Expired.status(),
-            _ => outcome.status(),
+        let (status, text) = outcome.status();
+        // A reply stands there as the intake gave it; what else happened in our words.
+        let (code, detail) = match outcome {
+            Outcome::Replied { code, text, .. } => (*code, text.clone()),
+            other => (0, other.to_string()),
         };
-        let detail = outcome.to_string();
         self.mail_log.emit(&match step {
             Step::Retry(..) => MailEvent::SoftBounced {
                 mid,
                 dcid,
+                code,
                 status,
                 text,
                 detail,
@@ -181,11 +188,18 @@ impl Account {
                     reply,
                 }
             }
-            Step::End(End::HardBounced { .. } | End::Expired) => MailEvent::HardBounced {
+            Step::End(End::HardBounced { .. }) => MailEvent::HardBounced {
                 mid,
                 dcid,
+                code,
                 status,
                 text,
+                detail,
+            },
+            Step::End(End::Expired) => MailEvent::Expired {
+                mid,
+                dcid,
+                delivery_id,
                 detail,
             },
             Step::End(End::PossibleDelivery { .. }) => MailEvent::PossibleDelivery {
@@ -271,17 +285,16 @@ impl Account {
                 set_parent(&span, &expired.traceparent, "");
             }
             let _entered = span.enter();
-            let (status, text) = Outcome::Expired.status();
-            self.mail_log.emit(&MailEvent::HardBounced {
+            let detail = match (expired.possible_delivery, expired.detail.as_str()) {
+                (true, last) => format!("an attempt may have delivered it: {last}"),
+                (false, "") => Outcome::Expired.to_string(),
+                (false, last) => last.to_owned(),
+            };
+            self.mail_log.emit(&MailEvent::Expired {
                 mid: expired.mid,
                 dcid: 0,
-                status,
-                text,
-                detail: if expired.detail.is_empty() {
-                    Outcome::Expired.to_string()
-                } else {
-                    expired.detail.clone()
-                },
+                delivery_id: expired.key.id.to_string(),
+                detail,
             });
         }
     }

@@ -32,9 +32,6 @@ use crate::worker::Worker;
 const DIAL_WITHIN: Duration = Duration::from_secs(45);
 /// After the queue failed to answer.
 const QUEUE_PAUSE: Duration = Duration::from_millis(500);
-/// Beyond an entry's lifetime, what its delivery and the note of its end may take before both are given up as stuck:
-/// more than the longest limits of the steps that follow the lifetime.
-const STUCK_AFTER: Duration = Duration::from_secs(60);
 
 struct Connection {
     worker: Arc<Worker>,
@@ -114,7 +111,7 @@ impl Connection {
             }
         };
         let mid = taken.entry.meta.mid;
-        let limit = taken.entry.remaining + STUCK_AFTER;
+        let limit = taken.entry.remaining + self.worker.config.stuck_after;
         if timeout(limit, self.deliver(taken, probe)).await.is_err() {
             // Every step has a limit of its own, so this is a defect. The claim is not spoken for any more and lapses.
             tracing::error!(mid, intake = %self.lane.name, "a delivery was stuck and is given up");
@@ -277,6 +274,7 @@ impl Connection {
                 return Left::Undone;
             };
             let dcid = link.dcid;
+            self.worker.account.begins(entry.meta.mid, dcid);
             let sent = tokio::select! {
                 sent = transaction::send(link, &copy, budget) => sent,
                 () = self.worker.over() => {

@@ -62,6 +62,57 @@ async fn a_slow_transaction_keeps_its_claim() {
     rig.stop().await;
 }
 
+#[tokio::test]
+async fn a_delivery_that_is_stuck_is_given_up() {
+    let server = Server::start(Options::default()).await;
+    let queue = Flaky::new(0, 0, 0);
+    queue.mute.store(true, Ordering::SeqCst);
+    let mut config = config();
+    config.stuck_after = Duration::from_millis(500);
+    let rig = Rig::on(queue.clone(), config, intake(server.address)).await;
+    rig.put(ORIGINAL, Duration::from_millis(1500)).await;
+    let stuck = || {
+        rig.metrics
+            .encode()
+            .contains(r#"tdc_worker_stuck_total{intake="etd"} 1"#)
+    };
+    eventually("the watchdog", stuck).await;
+    queue.mute.store(false, Ordering::SeqCst);
+    rig.put(ORIGINAL, LIFETIME).await;
+    rig.until("the worker to go on", |stats| stats.delivered == 1)
+        .await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn what_expires_in_the_queue_is_logged() {
+    let log = Shared::default();
+    let output = Output::start(log.clone(), |_| String::new()).unwrap();
+    let server = Server::start(Options::default()).await;
+    let queue = Arc::new(MemoryQueue::new(MemoryOptions::default()));
+    let rig = Rig::logging(
+        queue,
+        config(),
+        intake(server.address),
+        MailLog::new(LogFormat::Asyncos, output),
+    )
+    .await;
+    // Nobody serves it.
+    rig.snapshots.send_replace(rig::snapshot(Vec::new()));
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let meta = tdc_queue::EntryMeta {
+        mid: 8,
+        ..Default::default()
+    };
+    rig.put_with(meta, ORIGINAL, Duration::from_millis(300)).await;
+    assert_eq!(rig.ended(1).await.expired, 1);
+    let line = "Bounced: DCID 0 MID 8 to RID 0 - 5.4.7 - Delivery expired (message too old) ('000', [";
+    eventually(line, || log.lines().iter().any(|found| found.starts_with(line))).await;
+    let counted = r#"tdc_worker_deliveries_total{intake="etd",class="expired"} 1"#;
+    assert!(rig.metrics.encode().contains(counted));
+    rig.stop().await;
+}
+
 /// A buffer that a test may read.
 #[derive(Clone, Default)]
 struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -105,13 +156,19 @@ async fn the_mail_log_tells_the_way_of_a_copy() {
         (
             tls(),
             say("550 5.1.1 nobody"),
-            vec![secured, "Bounced: DCID 1 MID 7 to RID 0", "DCID 1 close"],
+            vec![
+                secured,
+                "TDC: Delivery start DCID 1 MID 7",
+                "TDC: Hard bounced - 5.1.0 - Unknown address error ('550', '5.1.1 nobody')",
+                "Bounced: DCID 1 MID 7 to RID 0",
+                "DCID 1 close",
+            ],
         ),
         (
             tls(),
             say("451 4.3.0 later"),
             vec![
-                "Delayed: DCID 1 MID 7 to RID 0",
+                "Delayed: DCID 1 MID 7 to RID 0 - 4.1.0 - Unknown address error ('451', ['4.3.0 later']) []",
                 "DCID 1 close",
                 "TDC: New SMTP DCID 2 ",
                 "TDC: MID 7 successfully delivered",

@@ -176,6 +176,7 @@ impl MailEvent {
             Self::SoftBounced {
                 mid,
                 dcid,
+                code,
                 status,
                 text,
                 detail,
@@ -183,23 +184,27 @@ impl MailEvent {
                 let detail = clean(detail);
                 write!(
                     w,
-                    "Delayed: DCID {dcid} MID {mid} to RID 0 - {status} - {text} ('000', ['{detail}']) []"
+                    "Delayed: DCID {dcid} MID {mid} to RID 0 - {status} - {text} ('{code:03}', ['{detail}']) []"
                 )
             }
             Self::HardBounced {
                 mid,
                 dcid,
+                code,
                 status,
                 text,
                 detail,
             } => {
                 let detail = clean(detail);
-                writeln!(w, "TDC: Hard bounced - {status} - {text} ('000', '{detail}')")?;
+                writeln!(
+                    w,
+                    "TDC: Hard bounced - {status} - {text} ('{code:03}', '{detail}')"
+                )?;
                 writeln!(w, "TDC: MID {mid} delivery failed to {SERVICE}: Hard Bounced.")?;
                 write!(
                     w,
                     "Bounced: DCID {dcid} MID {mid} to RID 0 - Bounced by destination server with response: \
-                     {status} - {text} ('000', ['{detail}'])"
+                     {status} - {text} ('{code:03}', ['{detail}'])"
                 )
             }
             Self::Expired {

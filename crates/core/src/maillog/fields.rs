@@ -172,6 +172,7 @@ impl MailEvent {
             Self::SoftBounced {
                 mid,
                 dcid,
+                code,
                 status,
                 detail,
                 ..
@@ -179,12 +180,14 @@ impl MailEvent {
             | Self::HardBounced {
                 mid,
                 dcid,
+                code,
                 status,
                 detail,
                 ..
             } => vec![
                 ("mid", number(*mid)),
                 ("dcid", number(*dcid)),
+                ("code", number(u64::from(*code))),
                 ("status", text(status)),
                 ("detail", text(detail)),
             ],

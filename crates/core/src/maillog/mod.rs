@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 pub const MAX_VALUE: usize = 1024;
 
 /// One event. `icid`, `mid` and `dcid` are the ids of the injection connection, the message and the delivery
-/// connection; `rid` counts the recipients of a message from 0.
+/// connection; `rid` counts the recipients of a message from 0; `code` is that of the reply, 0 without one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(
     missing_docs,
@@ -124,6 +124,7 @@ pub enum MailEvent {
     SoftBounced {
         mid: u64,
         dcid: u64,
+        code: u16,
         status: &'static str,
         text: &'static str,
         detail: String,
@@ -132,6 +133,7 @@ pub enum MailEvent {
     HardBounced {
         mid: u64,
         dcid: u64,
+        code: u16,
         status: &'static str,
         text: &'static str,
         detail: String,

@@ -222,6 +222,7 @@ fn copies_read_as_in_the_original() {
             MailEvent::HardBounced {
                 mid: 171,
                 dcid: 0,
+                code: 0,
                 status: "5.1.2",
                 text: "Bad destination host",
                 detail: nx.into(),
@@ -236,11 +237,12 @@ fn copies_read_as_in_the_original() {
             MailEvent::SoftBounced {
                 mid: 4,
                 dcid: 5,
+                code: 466,
                 status: "4.1.0",
                 text: "Unknown address error",
                 detail: "Mailbox temporarily full.".into(),
             },
-            "Delayed: DCID 5 MID 4 to RID 0 - 4.1.0 - Unknown address error ('000', ['Mailbox temporarily full.']) []",
+            "Delayed: DCID 5 MID 4 to RID 0 - 4.1.0 - Unknown address error ('466', ['Mailbox temporarily full.']) []",
         ),
         (
             MailEvent::Expired {

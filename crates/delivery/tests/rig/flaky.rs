@@ -20,6 +20,8 @@ pub struct Flaky {
     pub heartbeats: AtomicU32,
     /// Calls about single intakes.
     pub calls: AtomicU32,
+    /// The end of an entry is never answered.
+    pub mute: AtomicBool,
     /// No lease is answered.
     pub no_lease: AtomicBool,
 }
@@ -33,6 +35,7 @@ impl Flaky {
             retries: retries.into(),
             heartbeats: 0.into(),
             calls: 0.into(),
+            mute: false.into(),
             no_lease: false.into(),
         })
     }
@@ -71,6 +74,9 @@ impl JournalQueue for Flaky {
     }
     async fn complete(&self, consumer: &str, claimed: &ClaimRef, end: End) -> Result<bool, QueueError> {
         fails(&self.completes)?;
+        if self.mute.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.inner.complete(consumer, claimed, end).await
     }
     async fn retry(
