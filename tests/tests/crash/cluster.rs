@@ -113,3 +113,25 @@ async fn what_a_killed_worker_had_is_delivered_by_others() {
     );
     end(others).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_expired_while_no_worker_was_there_is_counted_and_logged() {
+    let intake = Intake::start(Manners::default()).await;
+    let rig = Rig::start(intake.address, "").await;
+    rig.put(40, Duration::from_millis(500)).await;
+    rig.put(10, LIFETIME).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let worker = rig.worker("w1", None);
+    let stats = wait_for("all to end", async || {
+        let stats = rig.stats().await;
+        (stats.active_recipients == 0).then_some(stats)
+    })
+    .await;
+    assert_eq!((stats.delivered, stats.expired, stats.committed), (10, 40, 50));
+    wait_for("a line for each", async || {
+        let log = std::fs::read_to_string(rig.dir.path().join("w1.log")).unwrap();
+        (log.matches("\"event\":\"expired\"").count() == 40).then_some(())
+    })
+    .await;
+    end(vec![worker]).await;
+}
