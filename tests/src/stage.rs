@@ -38,6 +38,8 @@ pub struct Options {
     pub appendfsync: &'static str,
     /// Further arguments of the mailbox simulator.
     pub mailbox: Vec<&'static str>,
+    /// Further arguments of the intake simulator.
+    pub intake: Vec<String>,
     /// Further settings of the connector, as YAML lines of its `spec`.
     pub connector: &'static str,
     /// Environment of the roles.
@@ -49,6 +51,7 @@ impl Default for Options {
         Self {
             appendfsync: "always",
             mailbox: Vec::new(),
+            intake: Vec::new(),
             connector: "",
             env: Vec::new(),
         }
@@ -78,7 +81,8 @@ pub struct Stage {
     /// The policy service.
     pub policy: Option<Process>,
     _mailbox: Process,
-    _intake: Process,
+    /// The intake; `None` while it is stopped.
+    pub intake_process: Option<Process>,
 }
 
 impl Stage {
@@ -100,7 +104,8 @@ impl Stage {
             .arg("--tls-dir")
             .arg(dir.path().join("tls"))
             .arg("--report")
-            .arg(dir.path().join("report.json"));
+            .arg(dir.path().join("report.json"))
+            .args(&options.intake);
         let intake = Process::start(dir.path(), "simulate-intake", &mut simulate);
         let next_hop = mailbox.address("listening on");
         let intake_address = intake.address("listening on");
@@ -131,7 +136,7 @@ impl Stage {
             ingress,
             policy: Some(policy),
             _mailbox: mailbox,
-            _intake: intake,
+            intake_process: Some(intake),
         };
         stage.start_worker();
         stage
@@ -142,16 +147,38 @@ impl Stage {
         ingress_command(program, self.next_hop, self.redis_port, self.policy_address)
     }
 
+    /// A worker of this program.
+    pub fn worker_command(&self) -> Command {
+        let mut role = Command::new(tdc());
+        role.args(["worker", "--redis", &redis_url(self.redis_port)]);
+        role.args(["--policy", &self.policy_address.to_string()]);
+        role
+    }
+
+    /// Runs an operator's command on the queue; its output, and its exit code.
+    pub fn operate(&self, args: &[&str]) -> (String, i32) {
+        let mut command = Command::new(tdc());
+        command.args(args).args(["--redis", &redis_url(self.redis_port)]);
+        let output = run(&mut command);
+        let text = [output.stdout, output.stderr].concat();
+        (
+            String::from_utf8_lossy(&text).into_owned(),
+            output.status.code().unwrap_or(-1),
+        )
+    }
+
+    /// Sends Redis a command of its own.
+    pub fn redis_cli(&self, args: &[&str]) -> String {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.redis_port.to_string()]).args(args);
+        String::from_utf8_lossy(&run(&mut command).stdout)
+            .trim()
+            .to_owned()
+    }
+
     /// Starts a worker.
     pub fn start_worker(&mut self) {
-        let mut role = Command::new(tdc());
-        role.args([
-            "worker",
-            "--redis",
-            &redis_url(self.redis_port),
-            "--policy",
-            &self.policy_address.to_string(),
-        ]);
+        let mut role = self.worker_command();
         let worker = Process::start(self.dir.path(), "worker", role.envs(self.env.iter().cloned()));
         wait_for("the policies to reach the worker", || {
             worker.log().contains("Applied a policy snapshot").then_some(())
