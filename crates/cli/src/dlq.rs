@@ -18,7 +18,7 @@ use crate::{process, say, say_bytes};
 /// Dead letters read at a time.
 const PAGE: usize = 500;
 /// What the detail is cut to in a table, in characters.
-const DETAIL: usize = 60;
+const DETAIL: usize = 80;
 
 #[derive(Debug, Args)]
 pub(crate) struct DlqArgs {
@@ -338,7 +338,7 @@ fn as_json(letter: &DeadLetter) -> Value {
         "end": letter.end,
         "class": letter.class,
         "detail": letter.detail,
-        "attempts": letter.attempts,
+        "retries": letter.attempts,
         "size": letter.size,
         "ended": rfc3339(letter.ended_ms),
         "retained_until": kept_until(letter).map(rfc3339),
@@ -362,7 +362,7 @@ fn clean(text: &str) -> String {
 
 fn table(letters: &[DeadLetter]) {
     let header = [
-        "ENDED", "INTAKE", "ID", "END", "TRIES", "SIZE", "BODY", "MID", "DETAIL",
+        "ENDED", "INTAKE", "ID", "END", "RETRIES", "SIZE", "BODY", "MID", "DETAIL",
     ];
     let rows: Vec<[String; 9]> = letters
         .iter()
@@ -416,7 +416,7 @@ fn lines(letter: &DeadLetter) {
         },
     );
     line("Detail", &letter.detail);
-    line("Attempts", &letter.attempts.to_string());
+    line("Retries", &letter.attempts.to_string());
     line("Size", &letter.size.to_string());
     line("Ended", &rfc3339(letter.ended_ms));
     let kept = kept_until(letter).map_or_else(

@@ -99,11 +99,11 @@ pub(super) async fn inspect(client: &Client, limit: Duration) -> Result<Durabili
         append_only: info.get("aof_enabled") == Some(&"1"),
         append_fsync: fsync.unwrap_or_else(|| "unknown".to_owned()),
     };
-    tell(&durability);
     Ok(durability)
 }
 
-fn tell(durability: &Durability) {
+/// Says in the log what the server does.
+pub(super) fn tell(durability: &Durability) {
     let Durability {
         version,
         append_only,

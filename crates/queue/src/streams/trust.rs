@@ -23,6 +23,7 @@ pub(super) struct Trust {
 
 impl Trust {
     pub(super) fn new(limit: Duration, durability: Durability) -> Self {
+        server::tell(&durability);
         Self {
             limit,
             verdict: Mutex::new(Ok(durability)),
@@ -53,7 +54,11 @@ impl Trust {
         );
         match (before, verdict) {
             (_, Err(error)) => error!(%error, "The queue takes no copies until this is mended."),
-            (Err(_), Ok(_)) => info!("The queue takes copies again."),
+            (Err(_), Ok(now)) => {
+                info!("The queue takes copies again.");
+                server::tell(&now);
+            }
+            (Ok(before), Ok(now)) if before != now => server::tell(&now),
             (Ok(_), Ok(_)) => {}
         }
     }
