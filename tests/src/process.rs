@@ -71,7 +71,8 @@ impl Process {
         wait_for(&format!("{} to say \"{text}\"", self.name), || {
             let log = self.log();
             let line = log.lines().find(|line| line.contains(text))?;
-            line.split(['"', ' ', ',']).find_map(|word| word.parse().ok())
+            line.split(['"', ' ', ',', '='])
+                .find_map(|word| word.parse().ok())
         })
     }
 

@@ -309,7 +309,8 @@ fn records(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn arrived(dir: &Path) -> Vec<Arrived> {
+/// The messages that a simulator has kept in this folder, in the order of arrival.
+pub fn arrived(dir: &Path) -> Vec<Arrived> {
     let mut all: Vec<Arrived> = records(dir)
         .into_iter()
         .map(|path| Arrived {
