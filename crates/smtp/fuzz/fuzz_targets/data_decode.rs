@@ -78,5 +78,7 @@ fn check_chunks(octets: &[u8], cuts: [u8; 2]) {
     decoder.finish_chunks(&mut input, &mut out);
     let decoded = out.concat();
     assert_eq!(decoded, chunk_meaning(octets));
+    let bare_lf = (0..octets.len()).any(|at| octets[at] == b'\n' && (at == 0 || octets[at - 1] != b'\r'));
+    assert_eq!(decoder.saw_bare_lf(), bare_lf, "what `reject` refuses");
     assert_eq!(decoder.decoded_len(), decoded.len() as u64);
 }

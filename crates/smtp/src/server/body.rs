@@ -226,7 +226,7 @@ mod tests {
         let cases: [(&str, u64, &str); 9] = [
             ("A: b\r\nC: d\r\n\r\nbody: x\r\n", 13, "to the empty line"),
             ("\r\nbody", 1, "no header section"),
-            ("A: b\r\n c\r\n\td\r\n\r\n", 16, "folded"),
+            ("A: b\r\n c\r\n\td\r\n\r\n", 15, "folded"),
             (
                 "A: b\r\nno field\r\nC: d\r\n",
                 15,

@@ -11,7 +11,11 @@
 
 mod ahead;
 mod body;
+#[cfg(test)]
+mod bytes_tests;
 mod commands;
+#[cfg(test)]
+mod limits_tests;
 #[cfg(test)]
 mod tests;
 

@@ -10,7 +10,7 @@ use crate::capabilities::Extensions;
 use crate::data::BareLf;
 use crate::reply::Reply;
 
-fn config() -> ServerConfig {
+pub(super) fn config() -> ServerConfig {
     let extensions = Extensions {
         pipelining: true,
         size: Some(1000),
@@ -30,20 +30,25 @@ fn config() -> ServerConfig {
 
 /// A driver that says yes to everything but recipients that begin with `no`; gives codes, messages, and the end.
 #[derive(Debug, Default, PartialEq, Eq, Clone)]
-struct Run {
-    codes: Vec<u16>,
-    messages: Vec<(Vec<u8>, Option<BodyFault>)>,
-    closed: Option<CloseReason>,
-    starttls: bool,
+pub(super) struct Run {
+    pub(super) codes: Vec<u16>,
+    pub(super) messages: Vec<(Vec<u8>, Option<BodyFault>)>,
+    pub(super) closed: Option<CloseReason>,
+    pub(super) starttls: bool,
 }
 
-fn drive(config: ServerConfig, wire: &[u8], step: usize) -> Run {
+pub(super) fn drive(config: ServerConfig, wire: &[u8], step: usize) -> Run {
+    drive_pieces(config, wire.chunks(step))
+}
+
+/// The same with these reads.
+pub(super) fn drive_pieces<'a>(config: ServerConfig, pieces: impl IntoIterator<Item = &'a [u8]>) -> Run {
     let mut session = ServerSession::new(Arc::new(config));
     let mut run = Run::default();
     let mut input = BytesMut::new();
     let mut body = Vec::new();
     let mut output = Vec::new();
-    for chunk in wire.chunks(step) {
+    for chunk in pieces {
         input.extend_from_slice(chunk);
         loop {
             match session.poll(&mut input) {
