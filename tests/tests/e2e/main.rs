@@ -7,6 +7,7 @@
     reason = "a test ends with a panic, shows the logs of its processes, and has no runtime to block"
 )]
 
+mod failure_policy;
 mod mail;
 mod mutual_tls;
 mod outage;
