@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use tdc_core::maillog::MailEvent;
 use tdc_queue::{MAX_CHUNK, Series};
-use tdc_smtp::{BodyEnd, CloseReason, MailFrom, Reply, ServerEvent, ServerSession};
+use tdc_smtp::{Ahead, BodyEnd, CloseReason, MailFrom, Reply, ServerEvent, ServerSession};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -225,9 +225,9 @@ impl Session {
                 let reply = match &mut self.transaction {
                     Some(transaction) => {
                         let ahead = if transaction.wants_ahead() {
-                            self.server.recipients_ahead(&self.input)
+                            self.server.ahead(&self.input)
                         } else {
-                            Vec::new()
+                            Ahead::default()
                         };
                         transaction.rcpt(rcpt, &ahead).await
                     }
@@ -263,7 +263,7 @@ impl Session {
             name: self.identity.name.clone(),
             forwarded: self.identity.forwarded.clone(),
         };
-        let ahead = self.server.recipients_ahead(&self.input);
+        let ahead = self.server.ahead(&self.input);
         let (reply, transaction) = Transaction::begin(&self.shared, client, mail, &ahead).await;
         self.held = transaction.is_some().then_some(Held {
             reservation,

@@ -39,4 +39,4 @@ pub use command::{BodyType, MailFrom, RcptTo};
 pub use data::{BareLf, DataDecoder, DataEncoder};
 pub use proxy::{ProxyStatus, proxy_header};
 pub use reply::{Reply, ReplyError, parse_reply};
-pub use server::{BodyEnd, BodyFault, CloseReason, Limit, ServerConfig, ServerEvent, ServerSession};
+pub use server::{Ahead, BodyEnd, BodyFault, CloseReason, Limit, ServerConfig, ServerEvent, ServerSession};

@@ -216,6 +216,8 @@ impl Connection {
         while self.session.pending() > 0 {
             match self.reply().await {
                 Ok((_, reply)) if reply.code() == 421 => return false,
+                // It waits for a message, of which RSET would be the first line.
+                Ok((Verb::Data, reply)) if reply.is_intermediate() => return false,
                 Ok((Verb::Rset, reply)) if !reply.is_positive() => return false,
                 Ok(_) => {}
                 Err(_) => return false,

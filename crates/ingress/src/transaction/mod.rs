@@ -21,7 +21,6 @@ mod log;
 mod opening;
 mod replies;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,11 +28,11 @@ use tdc_core::headers::{HeaderScanner, Headers};
 use tdc_core::maillog::MailEvent;
 use tdc_core::{Envelope, Mailbox, ReversePath};
 use tdc_queue::Series;
-use tdc_smtp::{BodyEnd, MailFrom, RcptTo, Reply};
+use tdc_smtp::{Ahead, BodyEnd, MailFrom, RcptTo, Reply};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use self::opening::{Opened, open, send_ahead};
+use self::opening::{Opened, SentAhead, open, send_ahead};
 use self::replies::{lost, pass, unavailable};
 use crate::client::Client;
 use crate::copies::Copies;
@@ -50,8 +49,7 @@ pub(crate) struct Transaction {
     mail: MailFrom,
     envelope: Envelope,
     hop: Option<Connection>,
-    /// Recipients that the next hop has already heard of; their answers are still to be read.
-    ahead: VecDeque<RcptTo>,
+    sent: SentAhead,
     body: Option<BodyState>,
     span: tracing::Span,
 }
@@ -75,17 +73,17 @@ impl Transaction {
         shared: &Arc<Shared>,
         client: Client,
         mail: MailFrom,
-        ahead: &[RcptTo],
+        ahead: &Ahead,
     ) -> (Reply, Option<Self>) {
         let mid = shared.deps.ids.next(Series::Mid);
-        let Opened { hop, reply, ahead } = match open(shared, &client, mid, &mail, ahead).await {
+        let Opened { hop, reply, sent } = match open(shared, &client, mid, &mail, ahead).await {
             Ok(opened) => opened,
             Err(error) => return (unavailable(shared, error), None),
         };
         let mut hop = Some(hop);
         let reply = pass(&mut hop, reply, 2);
         if !reply.is_positive() {
-            put_back(shared, hop, &reply, !ahead.is_empty());
+            put_back(shared, hop, &reply, !sent.is_empty());
             return (reply, None);
         }
         tdc_failpoint::hit("ingress.mail");
@@ -111,7 +109,7 @@ impl Transaction {
             mail,
             envelope,
             hop,
-            ahead,
+            sent,
             body: None,
             span,
         };
@@ -125,11 +123,11 @@ impl Transaction {
 
     /// True when [`Self::rcpt`] would like to know which recipients follow.
     pub(crate) fn wants_ahead(&self) -> bool {
-        self.ahead.is_empty()
+        self.sent.is_empty()
     }
 
     /// Passes RCPT on; `ahead` as in [`Self::begin`].
-    pub(crate) async fn rcpt(&mut self, rcpt: RcptTo, ahead: &[RcptTo]) -> Reply {
+    pub(crate) async fn rcpt(&mut self, rcpt: RcptTo, ahead: &Ahead) -> Reply {
         let reply = match self.pass_rcpt(&rcpt, ahead).await {
             Ok(reply) => pass(&mut self.hop, reply, 2),
             Err(error) => {
@@ -159,12 +157,13 @@ impl Transaction {
         reply
     }
 
-    async fn pass_rcpt(&mut self, rcpt: &RcptTo, ahead: &[RcptTo]) -> Result<Reply, NextHopError> {
+    async fn pass_rcpt(&mut self, rcpt: &RcptTo, ahead: &Ahead) -> Result<Reply, NextHopError> {
         let hop = self.hop.as_mut().ok_or(NextHopError::Closed)?;
-        match self.ahead.pop_front() {
+        match self.sent.recipients.pop_front() {
             Some(sent) if sent == *rcpt => {}
-            // The next hop would count a recipient that the client does not.
+            // The next hop would count a recipient that the client does not, or has begun to wait for the message.
             Some(_) => return Err(NextHopError::Closed),
+            None if self.sent.data => return Err(NextHopError::Closed),
             None => {
                 let offered = hop.extensions().clone();
                 if !offered.dsn && !rcpt.params.is_empty() {
@@ -174,7 +173,7 @@ impl Transaction {
                     ));
                 }
                 hop.rcpt(&rcpt.address, &rcpt.params)?;
-                self.ahead = send_ahead(hop, ahead, &offered)?;
+                self.sent = send_ahead(hop, ahead, &offered)?;
             }
         }
         Ok(hop.reply().await?.1)
@@ -183,35 +182,38 @@ impl Transaction {
     /// Passes DATA on, or in chunks what comes in chunks where the next hop takes that; asks for the decision while
     /// the body arrives.
     pub(crate) async fn data(&mut self, chunked: bool) -> Reply {
-        if !self.ahead.is_empty() {
+        if !self.sent.recipients.is_empty() {
             self.hop = None;
         }
         let Some(hop) = &mut self.hop else { return lost() };
-        if chunked && hop.extensions().chunking {
-            hop.chunks();
-        } else {
-            hop.data();
-            match hop.reply().await {
-                Ok((_, reply)) => {
-                    let reply = pass(&mut self.hop, reply, 3);
-                    if !reply.is_intermediate() {
-                        return reply;
-                    }
-                }
-                Err(error) => {
-                    self.hop = None;
-                    return unavailable(&self.shared, error);
-                }
-            }
-        }
-        tdc_failpoint::hit("ingress.data");
+        // Asked before DATA is answered: a decision takes about as long.
         let evaluation = self.shared.deps.evaluation.clone();
         let envelope = self.envelope.clone();
         let question = async move { evaluation.evaluate(envelope).await };
+        let evaluation = tokio::spawn(question.instrument(self.span.clone()));
+        if chunked && !self.sent.data && hop.extensions().chunking {
+            hop.chunks();
+        } else {
+            if !std::mem::take(&mut self.sent.data) {
+                hop.data();
+            }
+            let reply = match hop.reply().await {
+                Ok((_, reply)) => pass(&mut self.hop, reply, 3),
+                Err(error) => {
+                    self.hop = None;
+                    unavailable(&self.shared, error)
+                }
+            };
+            if !reply.is_intermediate() {
+                evaluation.abort();
+                return reply;
+            }
+        }
+        tdc_failpoint::hit("ingress.data");
         self.body = Some(BodyState {
             scanner: HeaderScanner::default(),
             headers: None,
-            evaluation: Some(tokio::spawn(question.instrument(self.span.clone()))),
+            evaluation: Some(evaluation),
             evaluated: Err(Undecided::default()),
             skipped: false,
             copies: Copies::new(self.shared.deps.queue.clone(), self.shared.config.queue_timeout),

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use tdc_smtp::{ClientError, Extensions, MailFrom, RcptTo, Reply, Verb};
+use tdc_smtp::{Ahead, ClientError, Extensions, MailFrom, RcptTo, Reply, Verb};
 
 use crate::client::Client;
 use crate::listener::Shared;
@@ -21,8 +21,21 @@ pub(super) struct Opened {
     pub(super) hop: Connection,
     /// The next hop's answer to MAIL.
     pub(super) reply: Reply,
-    /// Recipients that were sent along, without their answers.
-    pub(super) ahead: VecDeque<RcptTo>,
+    pub(super) sent: SentAhead,
+}
+
+/// What the next hop has already heard of, and whose answers are still to be read.
+#[derive(Debug, Default)]
+pub(super) struct SentAhead {
+    pub(super) recipients: VecDeque<RcptTo>,
+    /// DATA, behind all of them.
+    pub(super) data: bool,
+}
+
+impl SentAhead {
+    pub(super) fn is_empty(&self) -> bool {
+        self.recipients.is_empty() && !self.data
+    }
 }
 
 /// Passes MAIL on, and the recipients that are known to follow.
@@ -31,7 +44,7 @@ pub(super) async fn open(
     client: &Client,
     mid: u64,
     mail: &MailFrom,
-    ahead: &[RcptTo],
+    ahead: &Ahead,
 ) -> Result<Opened, NextHopError> {
     let pool = &shared.pool;
     let mut hop = pool.get().await?;
@@ -39,8 +52,8 @@ pub(super) async fn open(
     loop {
         let (reused, error) = (hop.reused, greet(&mut hop, client, mid, mail, ahead).await);
         let error = match error {
-            Ok((reply, ahead)) if reply.code() != 421 || (!reused && others == 0) => {
-                return Ok(Opened { hop, reply, ahead });
+            Ok((reply, sent)) if reply.code() != 421 || (!reused && others == 0) => {
+                return Ok(Opened { hop, reply, sent });
             }
             Ok((reply, _)) => NextHopError::Refused(reply),
             Err(error @ NextHopError::Protocol(ClientError::Injection)) => return Err(error),
@@ -65,8 +78,8 @@ async fn greet(
     client: &Client,
     mid: u64,
     mail: &MailFrom,
-    ahead: &[RcptTo],
-) -> Result<(Reply, VecDeque<RcptTo>), NextHopError> {
+    ahead: &Ahead,
+) -> Result<(Reply, SentAhead), NextHopError> {
     let offered = hop.extensions().clone();
     if let Some(extension) = missing(mail, &offered) {
         tracing::warn!(
@@ -74,7 +87,7 @@ async fn greet(
             "The next hop no longer offers what the client was offered; the client has to try again."
         );
         let reply = Reply::new(451, "4.3.0 Error: the mail server changed, try again later");
-        return Ok((reply, VecDeque::new()));
+        return Ok((reply, SentAhead::default()));
     }
     for command in xforward(client, mid, &offered) {
         let attributes: Vec<(&str, &str)> = command
@@ -93,32 +106,36 @@ async fn greet(
     };
     let params: Vec<String> = mail.params.iter().filter(|param| takes(param)).cloned().collect();
     hop.mail(&mail.address, &params)?;
-    let ahead = send_ahead(hop, ahead, &offered)?;
+    let sent = send_ahead(hop, ahead, &offered)?;
     loop {
         // A refused XFORWARD costs the next hop's log the client's name, and the message nothing.
         let (to, reply) = hop.reply().await?;
         if to == Verb::Mail {
-            return Ok((reply, ahead));
+            return Ok((reply, sent));
         }
     }
 }
 
-/// Queues the recipients that the client has named already, as far as the next hop takes them so.
+/// Queues what the client has said already, as far as the next hop takes it so.
 pub(super) fn send_ahead(
     hop: &mut Connection,
-    ahead: &[RcptTo],
+    ahead: &Ahead,
     offered: &Extensions,
-) -> Result<VecDeque<RcptTo>, NextHopError> {
-    let mut sent = VecDeque::new();
+) -> Result<SentAhead, NextHopError> {
+    let mut sent = SentAhead::default();
     if !offered.pipelining {
         return Ok(sent);
     }
-    for rcpt in ahead {
+    for rcpt in &ahead.recipients {
         if !offered.dsn && !rcpt.params.is_empty() {
-            break;
+            return Ok(sent);
         }
         hop.rcpt(&rcpt.address, &rcpt.params)?;
-        sent.push_back(rcpt.clone());
+        sent.recipients.push_back(rcpt.clone());
+    }
+    if ahead.data {
+        hop.data();
+        sent.data = true;
     }
     Ok(sent)
 }

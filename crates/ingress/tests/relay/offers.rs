@@ -181,7 +181,9 @@ async fn a_batch_goes_on_as_a_batch_and_each_recipient_has_its_own_reply() {
         client.write(&[MESSAGE, b".\r\n"].concat()).await;
         assert_eq!(client.reply().await, "250 2.0.0 message accepted");
         let batches = server.seen(|seen| {
-            let batch = |read: &&String| read.starts_with("MAIL") && read.matches("RCPT TO").count() == 4;
+            let batch = |read: &&String| {
+                read.starts_with("MAIL") && read.matches("RCPT TO").count() == 4 && read.ends_with("DATA\r\n")
+            };
             seen.reads.iter().filter(batch).count()
         });
         assert_eq!(
@@ -218,6 +220,37 @@ async fn a_batch_behind_a_refused_sender_leaves_nothing_behind() {
     let (stage, reply) = client.send(&["d@y.example"], MESSAGE).await;
     assert_eq!((stage, &reply[..3]), ("DOT", "250"));
     assert_eq!(rig.recipients().await, [["d@y.example"]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_without_a_recipient_that_is_taken_sends_nothing() {
+    // A server that answers DATA with 354 all the same (RFC 2920 section 3.1), and one that does not.
+    for (data, connections) in [("354 go on then", 2), ("554 5.5.1 no valid recipients", 1)] {
+        let server = Server::start(Options {
+            rcpt: vec![
+                ("nobody", "550 5.1.1 nobody"),
+                ("fine@y.example", "250 2.1.5 fine"),
+            ],
+            without_recipients: data,
+            ..Options::default()
+        })
+        .await;
+        let rig = Rig::start(Setup::new(&[server.address])).await;
+        let mut client = rig.client().await;
+        client.command("EHLO c.example").await;
+        client
+            .write(b"MAIL FROM:<a@x.example>\r\nRCPT TO:<nobody@y.example>\r\nDATA\r\n")
+            .await;
+        for code in ["250", "550", "554"] {
+            assert_eq!(&client.reply().await[..3], code, "{data}");
+        }
+        assert!(client.command("RSET").await.starts_with("250"));
+        let (stage, reply) = client.send(&["fine@y.example"], MESSAGE).await;
+        assert_eq!((stage, &reply[..3]), ("DOT", "250"), "{data}");
+        assert_eq!(server.accepted(), 1, "{data}: only the second message");
+        assert_eq!(rig.recipients().await, [["fine@y.example"]], "{data}");
+        assert!(server.seen(|seen| seen.connections) <= connections, "{data}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

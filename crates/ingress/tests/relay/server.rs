@@ -72,6 +72,8 @@ pub(crate) struct Options {
     pub(crate) tls: Option<TlsAcceptor>,
     /// Replies to RCPT by address.
     pub(crate) rcpt: Vec<(&'static str, &'static str)>,
+    /// The reply to DATA when no recipient was taken.
+    pub(crate) without_recipients: &'static str,
     /// Connections during which the last offer is left out, from this one on.
     pub(crate) last_offer_until: usize,
 }
@@ -83,6 +85,7 @@ impl Default for Options {
             scripts: Vec::new(),
             tls: None,
             rcpt: Vec::new(),
+            without_recipients: "554 5.5.1 no valid recipients",
             last_offer_until: usize::MAX,
         }
     }
@@ -211,6 +214,14 @@ impl Connection {
                 }
                 "DATA" if recipients > 0 => {
                     if self.answer(At::Data, "354 go on").await? {
+                        self.body(&mut message).await?;
+                        self.end(&mut message).await?;
+                    }
+                }
+                "DATA" => {
+                    let reply = self.options.without_recipients;
+                    self.say(reply).await?;
+                    if reply.starts_with('3') {
                         self.body(&mut message).await?;
                         self.end(&mut message).await?;
                     }

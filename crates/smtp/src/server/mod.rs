@@ -19,6 +19,8 @@ mod limits_tests;
 #[cfg(test)]
 mod tests;
 
+pub use ahead::Ahead;
+
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes, BytesMut};
