@@ -389,6 +389,9 @@ pub(crate) struct DeliveryArgs {
     /// A name server for the intake's MX and addresses; the default is the system's
     #[arg(long, env = "TDC_RESOLVER", value_name = "ADDR:PORT")]
     pub(crate) resolver: Option<SocketAddr>,
+    /// Memory for the copies that are being delivered, in octets; beyond it no further one is taken
+    #[arg(long, env = "TDC_DELIVERY_MEMORY", default_value_t = 256 * 1024 * 1024, value_name = "OCTETS")]
+    pub(crate) delivery_memory: u64,
 }
 
 #[derive(Debug, Args)]

@@ -4,23 +4,34 @@
 //! the task that worked on it panics; then no heartbeat speaks for it any more, and another worker takes it over.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tdc_queue::ClaimRef;
 
 /// All entries that are held.
 #[derive(Clone, Default)]
-pub(crate) struct Claims(Arc<Mutex<HashMap<u64, ClaimRef>>>);
+pub(crate) struct Claims(Arc<Mutex<All>>);
+
+#[derive(Default)]
+struct All {
+    held: HashMap<u64, (ClaimRef, u64)>,
+    bytes: u64,
+    /// Numbers that never come twice.
+    next: u64,
+}
 
 impl Claims {
-    /// Holds an entry as long as the guard lives.
-    pub(crate) fn hold(&self, claim: ClaimRef) -> Held {
-        let mut claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut number = claims.len() as u64;
-        while claims.contains_key(&number) {
-            number += 1;
-        }
-        claims.insert(number, claim);
+    fn all_of_them(&self) -> MutexGuard<'_, All> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds an entry with a body of so many octets as long as the guard lives.
+    pub(crate) fn hold(&self, claim: ClaimRef, bytes: u64) -> Held {
+        let mut all = self.all_of_them();
+        let number = all.next;
+        all.next += 1;
+        all.bytes += bytes;
+        all.held.insert(number, (claim, bytes));
         Held {
             claims: self.clone(),
             number,
@@ -29,8 +40,16 @@ impl Claims {
 
     /// What is held now.
     pub(crate) fn all(&self) -> Vec<ClaimRef> {
-        let claims = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.values().cloned().collect()
+        self.all_of_them()
+            .held
+            .values()
+            .map(|(claim, _)| claim.clone())
+            .collect()
+    }
+
+    /// Octets of all bodies that are held.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.all_of_them().bytes
     }
 }
 
@@ -43,8 +62,10 @@ pub(crate) struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut claims = self.claims.0.lock().unwrap_or_else(PoisonError::into_inner);
-        claims.remove(&self.number);
+        let mut all = self.claims.all_of_them();
+        if let Some((_, bytes)) = all.held.remove(&self.number) {
+            all.bytes -= bytes;
+        }
     }
 }
 
@@ -60,12 +81,12 @@ mod tests {
             key: EntryKey::new("intake"),
             token: "t".into(),
         };
-        let first = claims.hold(claim());
-        let second = claims.hold(claim());
+        let first = claims.hold(claim(), 5);
+        let second = claims.hold(claim(), 5);
         drop(first);
-        let third = claims.hold(claim());
-        assert_eq!(claims.all().len(), 2);
+        let third = claims.hold(claim(), 5);
+        assert_eq!((claims.all().len(), claims.bytes()), (2, 10));
         drop((second, third));
-        assert!(claims.all().is_empty());
+        assert_eq!((claims.all().len(), claims.bytes()), (0, 0));
     }
 }

@@ -25,6 +25,8 @@ pub struct WorkerConfig {
     pub retry_delay: (Duration, Duration),
     /// From the begin of the shutdown on, how long running transactions may take.
     pub grace: Duration,
+    /// With bodies of so many octets in hand no further entry is taken; a single larger one is.
+    pub memory: u64,
     /// Beyond an entry's lifetime, what its delivery and the note of its end may take before both are given up as
     /// stuck: more than the longest limits of the steps that follow the lifetime.
     pub stuck_after: Duration,
@@ -42,6 +44,7 @@ impl WorkerConfig {
             idle: Duration::from_secs(2),
             retry_delay: (Duration::from_secs(1), Duration::from_secs(3)),
             grace: Duration::from_secs(25),
+            memory: 256 * 1024 * 1024,
             stuck_after: Duration::from_secs(60),
         }
     }

@@ -32,6 +32,8 @@ use crate::worker::Worker;
 const DIAL_WITHIN: Duration = Duration::from_secs(45);
 /// After the queue failed to answer.
 const QUEUE_PAUSE: Duration = Duration::from_millis(500);
+/// Up to this part of the memory, connections claim without waiting for each other.
+const FREELY: u64 = 8;
 
 struct Connection {
     worker: Arc<Worker>,
@@ -140,18 +142,29 @@ impl Connection {
         }
     }
 
-    /// An entry, when one is ready.
+    /// An entry, when one is ready and there is memory for it.
     async fn claim(&self) -> Result<Option<Taken>, QueueError> {
+        let (claims, memory) = (&self.worker.claims, self.worker.config.memory);
+        // How large an entry is shows only when it is here: while much is held they come one by one.
+        let _turn = if claims.bytes() > memory / FREELY {
+            Some(self.worker.turns.lock().await)
+        } else {
+            None
+        };
+        if claims.bytes() >= memory {
+            return Ok(None);
+        }
         let consumer = &self.worker.config.consumer;
-        let mut claims = self.worker.queue.claim(&self.lane.name, consumer, 1).await?;
-        self.worker.account.expired(&claims.expired);
-        let Some(entry) = claims.entries.pop() else {
+        let mut found = self.worker.queue.claim(&self.lane.name, consumer, 1).await?;
+        self.worker.account.expired(&found.expired);
+        let Some(entry) = found.entries.pop() else {
             return Ok(None);
         };
         hit("delivery.claimed");
         // Where one was there may be another.
         self.lane.wake(1);
-        let held = self.worker.claims.hold(entry.claim.clone());
+        let bytes = entry.body.iter().map(|chunk| chunk.len() as u64).sum();
+        let held = claims.hold(entry.claim.clone(), bytes);
         Ok(Some(Taken { entry, _held: held }))
     }
 

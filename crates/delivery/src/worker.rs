@@ -62,6 +62,8 @@ pub(crate) struct Worker {
     pub(crate) account: Account,
     pub(crate) resolver: Resolver,
     pub(crate) claims: Claims,
+    /// Who claims while memory is scarce.
+    pub(crate) turns: tokio::sync::Mutex<()>,
     ids: Arc<IdSource>,
     phase: watch::Receiver<Phase>,
 }
@@ -116,6 +118,7 @@ pub async fn run(config: WorkerConfig, deps: Deps, shutdown: Shutdown) {
         account: Account::new(mail_log, metrics),
         resolver,
         claims: Claims::default(),
+        turns: tokio::sync::Mutex::default(),
         ids,
         phase: watching,
     });

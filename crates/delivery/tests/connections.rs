@@ -10,7 +10,7 @@ mod rig;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rig::server::{Act, At, Options, Server, at};
@@ -274,5 +274,34 @@ async fn new_settings_are_followed() {
         (3, 1),
         "an intake that is gone: its entries wait until they expire"
     );
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn memory_bounds_what_is_taken() {
+    let server = Server::start(Options {
+        answer_after: Duration::from_millis(300),
+        ..Options::default()
+    })
+    .await;
+    let mut config = config();
+    // Room for one: whatever is held fills it.
+    config.memory = 1;
+    let rig = Rig::start(config, intake(server.address)).await;
+    rig.put(ORIGINAL, LIFETIME).await;
+    rig.until("the first to be taken", |stats| stats.in_flight == 1)
+        .await;
+    for _ in 0..9 {
+        rig.put(ORIGINAL, LIFETIME).await;
+    }
+    let most = AtomicU32::new(0);
+    rig.until("all", |stats| {
+        most.fetch_max(u32::try_from(stats.in_flight).unwrap(), Ordering::SeqCst);
+        stats.delivered == 10
+    })
+    .await;
+    let most = count(&most);
+    // Where nothing is held, those that look in the same moment all find one.
+    assert!(most <= 3, "{most} at a time");
     rig.stop().await;
 }

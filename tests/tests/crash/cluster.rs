@@ -135,3 +135,30 @@ async fn what_expired_while_no_worker_was_there_is_counted_and_logged() {
     .await;
     end(vec![worker]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_copy_costs_in_redis() {
+    const COPIES: usize = 3000;
+    let intake = Intake::start(Manners::default()).await;
+    let settings = "  connections: { min: 8, max: 8, messagesPerConnection: 100 }\n";
+    let rig = Rig::start(intake.address, settings).await;
+    rig.put(COPIES, LIFETIME).await;
+    let (scripts, time) = rig.calls("evalsha");
+    let begun = Instant::now();
+    let worker = rig.worker("w1", None);
+    wait_for("all copies", async || {
+        (rig.stats().await.delivered == COPIES as u64).then_some(())
+    })
+    .await;
+    let took = begun.elapsed();
+    let (all, all_time) = rig.calls("evalsha");
+    let each = (all - scripts) as f64 / COPIES as f64;
+    let micros = (all_time - time).as_micros() as f64 / COPIES as f64;
+    println!(
+        "{:.0} copies a second by one worker; {each:.2} scripts and {micros:.0} \u{b5}s of Redis for each",
+        COPIES as f64 / took.as_secs_f64()
+    );
+    // A claim and the note of the end; some more for leases, sweeps, and connections that end.
+    assert!(each < 3.0, "{each} scripts for a copy");
+    end(vec![worker]).await;
+}

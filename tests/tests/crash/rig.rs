@@ -176,6 +176,28 @@ impl Rig {
         self.queue.stats(INTAKE).await.unwrap()
     }
 
+    /// How often Redis ran a command, and how long all of that took.
+    pub(crate) fn calls(&self, command: &str) -> (u64, Duration) {
+        let output = std::process::Command::new("redis-cli")
+            .args(["-p", &self.redis_port.to_string(), "info", "commandstats"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let head = format!("cmdstat_{command}:");
+        let Some(line) = text.lines().find_map(|line| line.strip_prefix(&head)) else {
+            return (0, Duration::ZERO);
+        };
+        let number = |name: &str| {
+            let field = line.split(',').find_map(|field| field.strip_prefix(name));
+            field
+                .and_then(|value| value.strip_prefix('='))
+                .unwrap()
+                .parse()
+                .unwrap()
+        };
+        (number("calls"), Duration::from_micros(number("usec")))
+    }
+
     /// How many bodies Redis holds.
     pub(crate) fn bodies(&self) -> usize {
         let output = std::process::Command::new("redis-cli")

@@ -50,7 +50,7 @@ pub(crate) async fn run(args: StandaloneArgs) -> Result<(), CliError> {
         metrics: WorkerMetrics::register(&process.metrics),
         ids,
     };
-    let config = worker::config(&process, args.delivery.resolver, args.edge.grace);
+    let config = worker::config(&process, &args.delivery, args.edge.grace);
     let (stop_worker, worker_shutdown) = tdc_telemetry::Trigger::new();
     let worker = tokio::spawn(tdc_delivery::run(config, deps, worker_shutdown));
     ingress.run(process.shutdown.clone()).await;

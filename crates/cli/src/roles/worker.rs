@@ -7,7 +7,7 @@ use tdc_proto::v1::Node;
 use tdc_proto::watch;
 use tdc_queue::IdSource;
 
-use crate::args::WorkerArgs;
+use crate::args::{DeliveryArgs, WorkerArgs};
 use crate::error::CliError;
 use crate::process::{self, Process};
 
@@ -32,7 +32,7 @@ pub(crate) async fn run(args: WorkerArgs) -> Result<(), CliError> {
             }
         }
     });
-    let config = config(&process, args.delivery.resolver, args.grace);
+    let config = config(&process, &args.delivery, args.grace);
     let deps = Deps {
         ids: Arc::new(IdSource::start(queue.clone()).await),
         queue,
@@ -48,14 +48,11 @@ pub(crate) async fn run(args: WorkerArgs) -> Result<(), CliError> {
 
 /// A worker of this process. Its name at the queue is never used twice: a process that is started again must not
 /// answer for the entries of the one before it.
-pub(crate) fn config(
-    process: &Process,
-    resolver: Option<std::net::SocketAddr>,
-    grace: std::time::Duration,
-) -> WorkerConfig {
+pub(crate) fn config(process: &Process, args: &DeliveryArgs, grace: std::time::Duration) -> WorkerConfig {
     let nonce = tdc_queue::EntryKey::new("").id;
     let mut config = WorkerConfig::new(format!("{}-{nonce}", process.instance), process.hostname.clone());
-    config.resolver = resolver;
+    config.resolver = args.resolver;
+    config.memory = args.delivery_memory;
     config.grace = grace;
     config
 }
