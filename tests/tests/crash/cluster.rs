@@ -115,6 +115,38 @@ async fn what_a_killed_worker_had_is_delivered_by_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_told_to_stop_finishes_and_hands_back() {
+    let intake = Intake::start(slow(1500)).await;
+    let settings = "  connections: { min: 4, max: 4, messagesPerConnection: 10 }\n";
+    let rig = Rig::start(intake.address, settings).await;
+    let mut first = rig.worker("first", None);
+    rig.put(24, LIFETIME).await;
+    wait_for("four copies to be under way", async || {
+        (intake.arrivals().len() >= 4).then_some(())
+    })
+    .await;
+    first.signal("TERM");
+    assert!(first.ended().await.success(), "it ends in order");
+    let stats = rig.stats().await;
+    let finished = intake.arrivals().len() as u64;
+    assert_eq!(
+        (stats.in_flight, stats.soft_bounced),
+        (0, 0),
+        "nothing is left in its hands: {stats:?}"
+    );
+    assert_eq!(stats.delivered, finished, "what had begun was finished");
+    assert_eq!(stats.ready, 24 - finished, "the rest was handed back");
+    assert_eq!(rig.queue.leases(INTAKE).await.unwrap().total, 0);
+    let second = rig.worker("second", None);
+    wait_for("the rest", async || {
+        (rig.stats().await.delivered == 24).then_some(())
+    })
+    .await;
+    assert_eq!(intake.arrivals().len(), 24, "each came once");
+    end(vec![second]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_expired_while_no_worker_was_there_is_counted_and_logged() {
     let intake = Intake::start(Manners::default()).await;
     let rig = Rig::start(intake.address, "").await;
