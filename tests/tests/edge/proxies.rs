@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
+use tdc_tests::process::wait_for;
 use tdc_tests::stage::Arrived;
 
 use crate::client::Client;
@@ -44,6 +45,16 @@ fn connected(rig: &Rig) -> Vec<String> {
     events
         .map(|event| event["peer"].as_str().unwrap().to_owned())
         .collect()
+}
+
+/// The connection of that number came from that client; the log is written a moment later.
+fn logged(rig: &Rig, number: usize, ip: &str) {
+    wait_for(&format!("connection {number} from {ip} in the log"), || {
+        connected(rig)
+            .get(number)
+            .filter(|peer| peer.contains(ip))
+            .map(drop)
+    });
 }
 
 #[test]
@@ -97,7 +108,7 @@ fn the_address_in_the_header_is_the_client_everywhere() {
             *ip,
             "the copy tells of it"
         );
-        assert!(connected(&rig)[number].contains(ip), "the log too");
+        logged(&rig, number, ip);
     }
     let mut client = Client::connect(address);
     client.send("PROXY TCP4 203.0.113.9 198.51.100.2 4711 25\r\n");
@@ -107,7 +118,12 @@ fn the_address_in_the_header_is_the_client_everywhere() {
         let mut client = Client::connect(address);
         client.send(header);
         assert_eq!(client.code(), 554, "127.0.0.1 may not send here");
-        assert!(connected(&rig).last().unwrap().starts_with("127.0.0.1"));
+        wait_for("the balancer's own address in the log", || {
+            connected(&rig)
+                .last()
+                .filter(|last| last.starts_with("127.0.0.1"))
+                .map(drop)
+        });
     }
 }
 
@@ -167,12 +183,14 @@ fn without_a_header_or_from_elsewhere_nobody_gets_in() {
             &format!("tdc_ingress_connections_refused_total{{reason=\"{reason}\"}}"),
             1.0,
         );
+        rig.edge.says(line);
         assert_eq!(rig.lines(line), 1, "one clear line: {line}");
         assert_eq!(rig.lines("\"WARN\""), number + 1, "and no other");
     }
     let mut stranger = Client::over(crate::bad_clients::connect_from(proxied(&rig), "127.0.0.2"));
     stranger.send("PROXY TCP4 192.0.2.1 198.51.100.2 4711 25\r\n");
     assert_eq!(stranger.code(), 421);
+    rig.edge.says("not in --proxy-from");
     assert_eq!(rig.lines("not in --proxy-from"), 1);
     assert!(connected(&rig).is_empty(), "none of them was let in");
     // And a header where none is taken.
@@ -185,7 +203,9 @@ fn without_a_header_or_from_elsewhere_nobody_gets_in() {
         assert_eq!((client.code(), client.code()), (220, 421));
         assert!(client.is_closed());
     }
-    assert_eq!(rig.lines("sent a PROXY header to a listener that takes none"), 2);
+    wait_for("a line for each", || {
+        (rig.lines("sent a PROXY header to a listener that takes none") == 2).then_some(())
+    });
 }
 
 #[test]
@@ -235,7 +255,7 @@ fn a_trusted_proxy_names_the_client() {
         .collect();
     assert_eq!(values, ["spike.example", "192.0.2.7", "4711", "dsl.example"]);
     assert_eq!(sender_ip(&rig.intake(1)[0]), "192.0.2.7");
-    assert!(connected(&rig)[1].contains("192.0.2.7"), "{:?}", connected(&rig));
+    logged(&rig, 1, "192.0.2.7");
     rig.edge.says("\"login\":\"ann@x.example\"");
     assert_eq!(
         client.says("XCLIENT ADDR=IPV6:2001:db8::1"),
