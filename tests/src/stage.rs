@@ -40,6 +40,8 @@ pub struct Options {
     pub mailbox: Vec<&'static str>,
     /// Further arguments of the intake simulator.
     pub intake: Vec<String>,
+    /// Further resources, as YAML documents that begin with `---`.
+    pub policies: String,
     /// Further settings of the connector, as YAML lines of its `spec`.
     pub connector: &'static str,
     /// Environment of the roles.
@@ -52,6 +54,7 @@ impl Default for Options {
             appendfsync: "always",
             mailbox: Vec::new(),
             intake: Vec::new(),
+            policies: String::new(),
             connector: "",
             env: Vec::new(),
         }
@@ -109,7 +112,7 @@ impl Stage {
         let intake = Process::start(dir.path(), "simulate-intake", &mut simulate);
         let next_hop = mailbox.address("listening on");
         let intake_address = intake.address("listening on");
-        write_policies(dir.path(), intake_address, options.connector);
+        write_policies(dir.path(), intake_address, options.connector, &options.policies);
         let env = options.env;
         let mut role = Command::new(tdc());
         role.args(["policy", "--listen", "127.0.0.1:0", "--config"])
@@ -322,7 +325,7 @@ pub fn arrived(dir: &Path) -> Vec<Arrived> {
     all
 }
 
-fn write_policies(dir: &Path, intake: SocketAddr, connector: &str) {
+fn write_policies(dir: &Path, intake: SocketAddr, connector: &str, more: &str) {
     let ca = wait_for("the intake's CA", || {
         std::fs::read_to_string(dir.join("tls/ca.pem")).ok()
     });
@@ -376,6 +379,7 @@ fn write_policies(dir: &Path, intake: SocketAddr, connector: &str) {
             "recipients: { anyOf: [\"@company.example\"] }",
             "{ mode: Global }",
         ),
+        more.to_owned(),
     ]
     .concat();
     let config = dir.join("config");
