@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Ingress(Box<IngressArgs>),
     /// The policy service; or, with a subcommand, a look at what the policies do
     Policy(Box<crate::roles::policy::PolicyArgs>),
+    /// The operator: says on every resource of a cluster what became of it
+    Operator(Box<crate::roles::operator::OperatorArgs>),
     /// The delivery worker: brings queued copies to their intake
     Worker(Box<WorkerArgs>),
     /// A mailbox server or an intake for tests, demonstrations and staging

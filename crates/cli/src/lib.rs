@@ -58,6 +58,7 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::Standalone(args) => Box::pin(roles::standalone::run(*args)).await,
         Command::Ingress(args) => Box::pin(roles::ingress::run(*args)).await,
         Command::Policy(args) => Box::pin(roles::policy::run(*args)).await,
+        Command::Operator(args) => Box::pin(roles::operator::run(*args)).await,
         Command::Worker(args) => Box::pin(roles::worker::run(*args)).await,
         Command::Simulate(args) => Box::pin(simulate::run(args)).await,
         Command::Send(args) => Box::pin(send::run(args)).await,

@@ -27,6 +27,7 @@
 //! | `dialer`, `resolve`, `tls`, `link` | from a name to a secured session |
 //! | `copy`, `transaction` | the journal format, and one message over a link |
 //! | `conclude`, `settle`, `claims` | what follows for the entry |
+//! | [`Prober`] | whether an intake can be reached, without a message |
 //! | `account`, `metrics` | mail log, metrics, spans |
 
 mod account;
@@ -40,6 +41,7 @@ mod lane;
 mod lease;
 mod link;
 mod metrics;
+mod probe;
 mod resolve;
 mod settle;
 mod slots;
@@ -49,4 +51,5 @@ mod worker;
 
 pub use config::{Timeouts, WorkerConfig};
 pub use metrics::WorkerMetrics;
+pub use probe::Prober;
 pub use worker::{Deps, run};

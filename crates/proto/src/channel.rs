@@ -96,7 +96,7 @@ struct Gone;
 
 async fn follow(address: PolicyAddress, mut replicas: Replicas) {
     loop {
-        let result = match lookup(&address).await {
+        let result = match self::replicas(&address).await {
             Ok(found) => replicas.become_these(found).await,
             Err(error) => {
                 tracing::debug!(%address, error, "The policy service's name has no address now.");
@@ -165,7 +165,11 @@ async fn renewed(tls: Option<&mut ClientTls>) {
     }
 }
 
-async fn lookup(address: &PolicyAddress) -> Result<HashSet<SocketAddr>, String> {
+/// Every address that the name has now: the replicas that are ready, with a headless Service.
+///
+/// # Errors
+/// When the name has no address, or nobody says so in time; for a person.
+pub async fn replicas(address: &PolicyAddress) -> Result<HashSet<SocketAddr>, String> {
     let addresses = tokio::net::lookup_host((address.host.as_str(), address.port));
     match tokio::time::timeout(LOOKUP_TIMEOUT, addresses).await {
         Ok(Ok(found)) => Ok(found.collect()),

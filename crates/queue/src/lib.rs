@@ -173,3 +173,22 @@ pub trait DeadLetters: Send + Sync + 'static {
     /// Removes dead letters and their bodies; how many there were. Safe to repeat.
     async fn purge(&self, letters: &[DeadLetter]) -> Result<u64, QueueError>;
 }
+
+/// What is cleared away by whoever knows which intakes exist. Nothing that could still be delivered is touched.
+#[async_trait]
+pub trait Janitor: Send + Sync + 'static {
+    /// Every intake that has or had entries, as [`JournalQueue::intakes`].
+    async fn intakes(&self) -> Result<Vec<String>, QueueError>;
+
+    /// Depth, ages and counters of one intake, as [`JournalQueue::stats`].
+    async fn stats(&self, intake: &str) -> Result<Stats, QueueError>;
+
+    /// Removes the names of workers that hold no entry of this intake and have asked for none for `idle`. A worker
+    /// that is alive after all takes its name again when it claims. Returns how many.
+    async fn remove_dead_consumers(&self, intake: &str, idle: Duration) -> Result<u64, QueueError>;
+
+    /// Clears the lane of an intake away, with its counters and old dead letters, when it holds no entry in any state
+    /// and has had none, nor a dead letter, for `empty_for`. `false`: it stays. Safe to repeat; an entry that comes
+    /// meanwhile stays.
+    async fn forget(&self, intake: &str, empty_for: Duration) -> Result<bool, QueueError>;
+}

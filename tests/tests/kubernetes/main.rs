@@ -10,8 +10,11 @@
     reason = "a test ends with a panic, shows the logs of its processes, and has no runtime to block"
 )]
 
+mod mail;
 mod namespace;
+mod operator;
 mod policy;
 mod proxy;
 mod roles;
+mod schema;
 mod server;

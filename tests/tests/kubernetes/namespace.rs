@@ -89,13 +89,11 @@ impl<'a> Namespace<'a> {
         )
     }
 
-    #[allow(dead_code)]
     /// An object as JSON.
     pub(crate) fn get(&self, kind: &str, name: &str) -> Value {
         serde_json::from_str(&self.must(&["get", kind, name, "-o", "json"])).unwrap()
     }
 
-    #[allow(dead_code)]
     /// A condition: status, reason, message; empty when there is none.
     pub(crate) fn condition(&self, kind: &str, name: &str, condition: &str) -> (String, String, String) {
         let object = self.get(kind, name);
@@ -111,7 +109,6 @@ impl<'a> Namespace<'a> {
         (field("status"), field("reason"), field("message"))
     }
 
-    #[allow(dead_code)]
     /// Waits until a condition has a status and a reason; returns its message.
     pub(crate) fn shows(
         &self,

@@ -75,6 +75,32 @@ impl PolicyService {
     }
 }
 
+/// `tdc operator` for the namespace; with the address of its health and metrics.
+pub(crate) struct Operator {
+    pub(crate) process: Process,
+    pub(crate) admin: SocketAddr,
+}
+
+impl Operator {
+    pub(crate) fn start(namespace: &Namespace<'_>, policy: SocketAddr, more: &[&str]) -> Self {
+        let mut command = Command::new(tdc());
+        command
+            .args([
+                "operator",
+                "--admin-listen",
+                "127.0.0.1:0",
+                "--policy",
+                &policy.to_string(),
+            ])
+            .args(more)
+            .arg("--kubeconfig")
+            .arg(namespace.kubeconfig("tdc-operator"));
+        let process = Process::start(namespace.path(), "operator", &mut command);
+        let admin = process.address("Serving health and metrics.");
+        Self { process, admin }
+    }
+}
+
 /// What the program says, on either output.
 pub(crate) fn ask(args: &[&str]) -> String {
     let output = Command::new(tdc()).args(args).output().unwrap();

@@ -238,7 +238,6 @@ impl ApiServer {
         folder
     }
 
-    #[allow(dead_code)]
     /// The lines of the audit log that speak of a namespace: finished writes to our resources, leases and events.
     pub(crate) fn audit(&self, namespace: &str) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.dir.join("audit.log")).unwrap_or_default();

@@ -41,11 +41,17 @@ pub(crate) async fn run(args: IngressArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Readiness depends on a snapshot that is fresh enough.
+/// Readiness depends on a snapshot that is fresh enough; its age shows in a metric all the time.
 fn watch_policy(process: &Process, evaluation: Evaluation) {
+    let age = process.metrics.scope("ingress").gauge(
+        "policy_staleness_seconds",
+        "How long the policy service has been out of reach; 0: the table is the newest",
+    );
     process.watch_check(process.health.check("ingress/policy"), move || {
         let usable = evaluation.snapshot().is_some();
         let staleness = evaluation.staleness();
+        // Rounded up: out of reach is never 0.
+        age.set(staleness.as_secs() as i64 + i64::from(staleness.subsec_nanos() > 0));
         async move {
             if usable {
                 return Ok(());

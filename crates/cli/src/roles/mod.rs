@@ -2,6 +2,7 @@
 
 pub(crate) mod edge;
 pub(crate) mod ingress;
+pub(crate) mod operator;
 pub(crate) mod policy;
 pub(crate) mod standalone;
 pub(crate) mod worker;

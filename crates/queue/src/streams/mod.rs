@@ -8,6 +8,7 @@
 mod bell;
 mod dead;
 mod fetch;
+mod janitor;
 mod leases;
 mod link;
 mod options;

@@ -53,12 +53,14 @@ pub(super) static SWEEP: LazyLock<Script> = script!(" flags=allow-oom", "sweep.l
 pub(super) static LEASE: LazyLock<Script> = script!(" flags=allow-oom", "lease.lua");
 pub(super) static REPLAY: LazyLock<Script> = script!(" flags=allow-oom", "replay.lua");
 pub(super) static PURGE: LazyLock<Script> = script!(" flags=allow-oom", "purge.lua");
+pub(super) static CONSUMERS: LazyLock<Script> = script!(" flags=allow-oom", "consumers.lua");
+pub(super) static FORGET: LazyLock<Script> = script!(" flags=allow-oom", "forget.lua");
 pub(super) static STATS: LazyLock<Script> = script!(" flags=no-writes", "stats.lua");
 
 /// All of them, to load into a Redis that has none.
-pub(super) static ALL: [&LazyLock<Script>; 13] = [
+pub(super) static ALL: [&LazyLock<Script>; 15] = [
     &PREPARE, &COMMIT, &ABORT, &CLAIM, &HEARTBEAT, &COMPLETE, &RETRY, &RELEASE, &SWEEP, &LEASE, &REPLAY,
-    &PURGE, &STATS,
+    &PURGE, &CONSUMERS, &FORGET, &STATS,
 ];
 
 /// The key of a part of an intake's lane. The braces make it one hash slot.
@@ -117,6 +119,8 @@ mod tests {
             (include_str!("../../lua/lease.lua"), "lease"),
             (include_str!("../../lua/replay.lua"), "replay"),
             (include_str!("../../lua/purge.lua"), "purge"),
+            (include_str!("../../lua/consumers.lua"), "consumers"),
+            (include_str!("../../lua/forget.lua"), "forget"),
             (include_str!("../../lua/stats.lua"), "stats"),
         ] {
             assert!(
