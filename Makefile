@@ -74,12 +74,14 @@ lint: ## formatting and clippy, warnings denied
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 
 .PHONY: generate
-generate: build ## writes the generated files: the chart's CRDs
+generate: build ## writes the generated files: the chart's CRDs, docs/resources.md
 	./target/debug/tdc crds > charts/threat-defense-connector/files/crds.yaml
+	./target/debug/tdc crds --reference > docs/resources.md
 
 .PHONY: drift
 drift: build ## fails when a generated file is not what the code generates
 	./target/debug/tdc crds | diff -u charts/threat-defense-connector/files/crds.yaml -
+	./target/debug/tdc crds --reference | diff -u docs/resources.md -
 
 .PHONY: deny
 deny: ## licences, sources and duplicate versions of the dependencies, where cargo-deny can be had

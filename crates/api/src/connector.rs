@@ -78,7 +78,8 @@ pub struct ThreatDefenseConnectorSpec {
 
     /// Name of the IntakeAddress, in this namespace, that policies with journaling mode Global use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = syntax::OBJECT_NAME))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = syntax::rule(syntax::OBJECT_NAME))]
     pub default_intake: Option<String>,
 
     /// The last row of the policy table: what happens to recipients that no MailPolicy takes. Global journals them
@@ -94,9 +95,8 @@ pub struct ThreatDefenseConnectorSpec {
     /// How long a copy may wait and be tried, counted from the acceptance of its message. Default: 120s, bounds: 1s
     /// to 24h.
     #[serde(default = "queue_lifetime")]
-    #[schemars(length(min = 2, max = 28), regex(pattern = syntax::DURATION))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
-        .message("must be from 1s to 24h; the original's value is 120s"))]
+    #[schemars(length(min = 2, max = 28))]
+    #[x_kube(validation = syntax::duration_rule(24))]
     pub queue_lifetime: String,
 
     /// What is kept of a copy that could not be delivered.
@@ -106,7 +106,8 @@ pub struct ThreatDefenseConnectorSpec {
     /// Name of the header that tells the intake the IP address of the sending host. It is added to the copy, never
     /// to the original. Default: X-IronPort-RemoteIP.
     #[serde(default = "sender_ip_header")]
-    #[schemars(length(min = 1, max = 76), regex(pattern = syntax::HEADER_NAME))]
+    #[schemars(length(min = 1, max = 76))]
+    #[x_kube(validation = syntax::rule(syntax::HEADER_NAME))]
     pub sender_ip_header: String,
 
     /// Which messages count as clean. Only clean messages are journaled.
@@ -144,9 +145,8 @@ pub struct DeadLetter {
 
     /// How long it is kept. Default: 24h, bounds: 1s to 720h.
     #[serde(default = "retention")]
-    #[schemars(length(min = 2, max = 28), regex(pattern = syntax::DURATION))]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('720h')")
-        .message("must be from 1s to 720h (30 days)"))]
+    #[schemars(length(min = 2, max = 28))]
+    #[x_kube(validation = syntax::duration_rule(720))]
     pub retention: String,
 }
 
@@ -172,11 +172,12 @@ pub struct Clean {
 }
 
 /// A header, and what its value looks like in a message that is not clean.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HeaderRule {
     /// The header's name, compared without case.
-    #[schemars(length(min = 1, max = 76), regex(pattern = syntax::HEADER_NAME))]
+    #[schemars(length(min = 1, max = 76))]
+    #[x_kube(validation = syntax::rule(syntax::HEADER_NAME))]
     pub name: String,
 
     /// A regular expression (RE2 syntax), searched in the header's unfolded value. Case matters unless it starts

@@ -67,7 +67,8 @@ use crate::syntax;
 pub struct IntakeAddressSpec {
     /// The mailbox that copies are sent to, as the threat-defense service shows it, for example
     /// b5986efe-374c-47a5-aade-b8d98847e1a6@intake.example. It never appears in an original message.
-    #[schemars(length(min = 3, max = 254), regex(pattern = syntax::MAILBOX))]
+    #[schemars(length(min = 3, max = 254))]
+    #[x_kube(validation = syntax::rule(syntax::MAILBOX))]
     pub address: String,
 
     /// JournalReport: an Exchange-style journal report with the original attached byte for byte. Raw: the original
@@ -103,11 +104,12 @@ pub enum Format {
 }
 
 /// A fixed host instead of an MX look-up.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Route {
     /// A host name or an IP address (IPv6 without brackets).
-    #[schemars(length(min = 1, max = 253), regex(pattern = syntax::HOST))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = syntax::rule(syntax::HOST))]
     pub host: String,
 
     /// A TCP port, 1 to 65535. Default: 25.
@@ -139,7 +141,8 @@ pub struct Tls {
 
     /// The name that the certificate must carry. Only with mode Verify. Default: the host that was connected to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253), regex(pattern = syntax::HOST_OR_EMPTY))]
+    #[schemars(length(max = 253))]
+    #[x_kube(validation = syntax::rule(syntax::HOST_OR_EMPTY))]
     pub server_name: Option<String>,
 
     /// PEM certificates of the authorities to trust instead of the system's, at most 256 KiB. Only with mode Verify.

@@ -12,6 +12,7 @@
 //! | [`connector`], [`intake`], [`mail_policy`] | the three kinds of `tdc.dev/v1alpha1` |
 //! | [`syntax`] | the forms of their strings, and what a person is told about them |
 //! | [`crds`], [`crd`], [`crds_yaml`] | the CustomResourceDefinitions |
+//! | [`reference`] | every field in words: `docs/resources.md` |
 //! | [`compile`] | objects to policy table and verdicts; its rules for what cannot be read |
 //! | [`load_dir`], [`ConfigWatcher`] | `--config DIR`: the same YAML from files, with file, line and field of each error |
 
@@ -22,6 +23,7 @@ mod files;
 pub mod intake;
 pub mod mail_policy;
 mod objects;
+mod reference;
 mod status;
 pub mod syntax;
 
@@ -35,4 +37,5 @@ pub use files::{
 pub use intake::{IntakeAddress, IntakeAddressSpec};
 pub use mail_policy::{MailPolicy, MailPolicySpec};
 pub use objects::{API_VERSION, GROUP, Kind, Objects, Unreadable};
+pub use reference::{EXAMPLES, reference};
 pub use status::{ACCEPTED, ObjectStatus, PROGRAMMED, REACHABLE, RESOLVED_REFS, Reason};

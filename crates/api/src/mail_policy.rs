@@ -174,7 +174,8 @@ pub struct Journaling {
 
     /// Name of an IntakeAddress in this namespace. Required with mode Custom, forbidden otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = syntax::OBJECT_NAME))]
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = syntax::rule(syntax::OBJECT_NAME))]
     pub intake: Option<String>,
 }
 

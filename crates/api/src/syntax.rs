@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use kube::core::{Message, Rule};
 use regex::Regex;
 
 /// `metadata.name` of a referenced object (RFC 1123 sub-domain).
@@ -30,6 +31,21 @@ pub(crate) const CONDITION_REASON: &str = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_
 pub(crate) const CONDITION_TYPE: &str = r"^[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?$";
 /// `metadata.namespace` (RFC 1123 label).
 pub(crate) const NAMESPACE: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+
+/// The rule of the schema that a value has the form of `expression`, with what a person is told. A `pattern` of the
+/// schema would show the expression instead; only lists that may hold thousands must use one, because the API server
+/// bounds what rules may cost.
+pub(crate) fn rule(expression: &str) -> Rule {
+    Rule::new(format!("self.matches(r'{expression}')")).message(explain(expression).unwrap_or_default())
+}
+
+/// The same for a duration from 1s to `most` hours.
+pub(crate) fn duration_rule(most: u32) -> Rule {
+    let within = format!("duration(self) >= duration('1s') && duration(self) <= duration('{most}h')");
+    Rule::new(format!("self.matches(r'{DURATION}') && {within}")).message(Message::Message(format!(
+        "is not a duration from 1s to {most}h; write hours, minutes, seconds or milliseconds, as in \"120s\" or \"1m30s\""
+    )))
+}
 
 /// What a value must be, for a person, by the expression that it did not match.
 pub fn explain(expression: &str) -> Option<&'static str> {

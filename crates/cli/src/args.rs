@@ -52,7 +52,11 @@ pub(crate) enum Command {
     /// Lists, shows, replays or purges copies that ended undelivered
     Dlq(DlqArgs),
     /// Prints the custom resource definitions as YAML
-    Crds,
+    Crds {
+        /// The reference of every field as Markdown instead: docs/resources.md
+        #[arg(long)]
+        reference: bool,
+    },
 }
 
 #[derive(Debug, Clone, Args)]

@@ -66,8 +66,12 @@ async fn run(command: Command) -> Result<(), CliError> {
         Command::TopHosts(args) => Box::pin(hosts::top(args)).await,
         Command::HostStatus(args) => Box::pin(hosts::status(args)).await,
         Command::Dlq(args) => Box::pin(dlq::run(args)).await,
-        Command::Crds => {
-            say(tdc_api::crds_yaml());
+        Command::Crds { reference } => {
+            say(if reference {
+                tdc_api::reference()
+            } else {
+                tdc_api::crds_yaml()
+            });
             Ok(())
         }
     }

@@ -32,6 +32,8 @@ pub(crate) struct Reconciler {
     writer: Writer,
     metrics: OperatorMetrics,
     compiled: watch::Receiver<Option<Arc<Compiled>>>,
+    /// What was compiled last, and its table by uid.
+    judged: Option<Arc<Compiled>>,
     desired: Forms,
     /// By uid.
     seen: HashMap<String, Seen>,
@@ -79,6 +81,7 @@ impl Reconciler {
             writer,
             metrics,
             compiled,
+            judged: None,
             desired: Forms::default(),
             seen: HashMap::new(),
         }
@@ -121,11 +124,12 @@ impl Reconciler {
         compiled: &mut watch::Receiver<Option<Arc<Compiled>>>,
         number: u64,
     ) -> Option<Instant> {
-        let news = compiled.has_changed().unwrap_or(false) || self.desired.is_empty();
         let known = compiled.borrow_and_update().clone()?;
+        let news = (self.judged.as_ref()).is_none_or(|judged| !Arc::ptr_eq(judged, &known));
         if news {
             self.desired = Forms::new(known.table.clone());
             self.probes.follow(&known.table);
+            self.judged = Some(known.clone());
         }
         let mut round = self.look(&known, number);
         self.seen.retain(|_, seen| seen.round == number);

@@ -45,11 +45,6 @@ impl Forms {
         Self { table, places }
     }
 
-    /// Whether there is no object.
-    pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
-    }
-
     /// Whether both hold the object in the same form. An object that has no place of its own in the table (the
     /// connector of another namespace than the home one) shows only in the whole of it.
     fn agree(&self, other: &Self, uid: &str) -> bool {

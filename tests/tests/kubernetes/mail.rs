@@ -42,9 +42,8 @@ impl<'a> Site<'a> {
             "127.0.0.1",
             "--save",
             "",
-            "--dir",
         ]);
-        command.args(["--appendonly", "yes", "--appendfsync", "always"]);
+        command.args(["--appendonly", "yes", "--appendfsync", "always", "--dir"]);
         let redis = Process::start(&dir, "redis", command.arg(&dir));
         redis.says("Ready to accept connections");
         let redis_url = format!("redis://127.0.0.1:{redis_port}/0");
@@ -95,6 +94,12 @@ impl<'a> Site<'a> {
             .unwrap();
         site.namespace
             .shows("intake", "eu", "Programmed", "True", "Programmed");
+        // One that has no table yet is not waited for by Programmed: it is not ready.
+        wait_for("ingress to be ready", || {
+            http(site.admin, "/readyz")
+                .starts_with("HTTP/1.1 200")
+                .then_some(())
+        });
         site
     }
 

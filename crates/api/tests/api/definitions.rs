@@ -91,3 +91,36 @@ fn an_empty_spec_means_the_defaults_of_the_core() {
     connector.object = Default::default();
     assert_eq!(connector, tdc_core::policy::Connector::default());
 }
+
+#[test]
+fn the_reference_names_every_field_with_an_example_that_is_valid() {
+    let examples = load(tdc_api::EXAMPLES).unwrap();
+    assert_eq!(examples.len(), 3);
+    let compiled = compile(&examples);
+    let bad: Vec<_> = compiled
+        .verdicts
+        .iter()
+        .filter(|verdict| !verdict.is_good())
+        .collect();
+    assert!(bad.is_empty(), "{bad:?}");
+    let text = tdc_api::reference();
+    assert_eq!(text, tdc_api::reference());
+    for (field, part) in [
+        ("users[].recipients.noneOf", "each 2 to 320 characters"),
+        ("journaling.mode", "`Disabled`, `Global`, `Custom`"),
+        ("tls.minVersion", "`\"1.2\"`"),
+        ("queueLifetime", "write hours, minutes, seconds or milliseconds"),
+        ("connections.max", "| 1 to 1000 |"),
+        ("address", "*required*"),
+    ] {
+        let row = format!("| `{field}` |");
+        let line = text.lines().find(|line| line.starts_with(&row)).unwrap();
+        assert!(line.contains(part), "{field}: {line}");
+    }
+    // Every field of a leaf has an example.
+    for line in text.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
+        let nested = cells[2].contains("see below") || cells[1].contains("object");
+        assert!(nested || cells[5].contains('`'), "no example: {line}");
+    }
+}

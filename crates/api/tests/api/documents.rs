@@ -216,22 +216,22 @@ fn bad_documents() {
         (
             "ThreatDefenseConnector",
             "{ queueLifetime: '120' }",
-            "spec.queueLifetime: \"120\" is not a duration; write hours, minutes, seconds or milliseconds, as in \"120s\" or \"1m30s\"",
+            "spec.queueLifetime: \"120\" is not a duration from 1s to 24h; write hours, minutes, seconds or milliseconds, as in \"120s\" or \"1m30s\"",
         ),
         (
             "ThreatDefenseConnector",
             "{ queueLifetime: 0s }",
-            "spec.queueLifetime: must be from 1s to 24h; the original's value is 120s",
+            "spec.queueLifetime: \"0s\" is not a duration from 1s to 24h; write hours, minutes, seconds or milliseconds, as in \"120s\" or \"1m30s\"",
         ),
         (
             "ThreatDefenseConnector",
             "{ queueLifetime: 25h }",
-            "spec.queueLifetime: must be from 1s to 24h; the original's value is 120s",
+            "spec.queueLifetime: \"25h\" is not a duration from 1s to 24h; write hours, minutes, seconds or milliseconds, as in \"120s\" or \"1m30s\"",
         ),
         (
             "ThreatDefenseConnector",
             "{ deadLetter: { retention: 800h } }",
-            "spec.deadLetter.retention: must be from 1s to 720h (30 days)",
+            "spec.deadLetter.retention: \"800h\" is not a duration from 1s to 720h; write hours, minutes, seconds or milliseconds, as in \"120s\" or \"1m30s\"",
         ),
         (
             "ThreatDefenseConnector",
