@@ -123,7 +123,7 @@ impl Lease {
         match tokio::time::timeout(CALL_WITHIN, give).await {
             Ok(Ok(())) => tracing::info!(lease = LEASE, "Gave the lease back."),
             Ok(Err(error)) => {
-                tracing::warn!(lease = LEASE, %error, "The lease could not be given back; it lapses.")
+                tracing::warn!(lease = LEASE, %error, "The lease could not be given back; it lapses.");
             }
             Err(_) => tracing::warn!(lease = LEASE, "The lease could not be given back; it lapses."),
         }

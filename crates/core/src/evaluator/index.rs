@@ -3,7 +3,8 @@
 //! Each row of each policy gets a slot; slots are numbered in the order in which they are tried. Every pattern of an
 //! `any_of` list leads to the slots that name it, in ascending order, through a map for its kind. A look-up walks
 //! those short lists and checks each slot in full, so the maps only have to be complete, never exact. A slot with
-//! patterns on both sides is filed under both; the side with fewer slots for this message is walked.
+//! patterns on both sides is filed under both; the recipient's side is walked, which proves a match by itself, unless
+//! the sender's has far fewer slots for this message.
 //!
 //! Cost: for a recipient a handful of map look-ups and the slots on the walked lists up to the first match; nothing
 //! that grows with the number of policies unless they share a pattern.
@@ -16,6 +17,10 @@ use crate::address::{Mailbox, ReversePath};
 use crate::envelope::Envelope;
 use crate::pattern::Pattern;
 use crate::policy::{Combine, Policy, Row};
+
+/// A slot that was found by its sender must have the recipient searched among its patterns; one that was found by its
+/// recipient need not. So the sender's lists are only walked when they are this many times shorter.
+const WORTH_A_SEARCH: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct Index {
@@ -162,24 +167,26 @@ impl Query<'_> {
     pub(super) fn first_match(&mut self, recipient: &Mailbox) -> Option<(usize, Option<usize>)> {
         let index = self.index;
         let recipient = Keys::of(recipient);
-        let mut lists: Vec<&[u32]> = vec![&index.open];
-        index.by_recipient.lists(&recipient, &mut lists);
+        // The lists that the recipient's own patterns lead to, and the others.
+        let (mut named, mut others): (Vec<&[u32]>, Vec<&[u32]>) = (Vec::new(), vec![&index.open]);
+        index.by_recipient.lists(&recipient, &mut named);
         if let Some(sender) = &self.sender {
-            index.by_sender.lists(sender, &mut lists);
+            index.by_sender.lists(sender, &mut others);
             let (mut by_sender, mut by_recipient) = (Vec::new(), Vec::new());
             index.both_by_sender.lists(sender, &mut by_sender);
             index.both_by_recipient.lists(&recipient, &mut by_recipient);
             let length = |lists: &[&[u32]]| lists.iter().map(|list| list.len()).sum::<usize>();
-            lists.extend(if length(&by_sender) < length(&by_recipient) {
-                by_sender
+            if length(&by_sender) * WORTH_A_SEARCH < length(&by_recipient) {
+                others.extend(by_sender);
             } else {
-                by_recipient
-            });
+                named.extend(by_recipient);
+            }
         }
         let mut best = u32::MAX;
-        for list in lists {
+        let named = named.into_iter().map(|list| (list, true));
+        for (list, named) in named.chain(others.into_iter().map(|list| (list, false))) {
             for &slot in list.iter().take_while(|slot| **slot < best) {
-                if self.takes(slot as usize, &recipient) {
+                if self.takes(slot as usize, &recipient, named) {
                     best = slot;
                     break;
                 }
@@ -189,7 +196,11 @@ impl Query<'_> {
         Some((slot.policy as usize, slot.row.map(|row| row as usize)))
     }
 
-    fn takes(&mut self, number: usize, recipient: &Keys<'_>) -> bool {
+    /// Whether a slot takes the recipient; `named`: one of its recipient patterns is known to match.
+    ///
+    /// What does not depend on the recipient is asked first: with thousands of rows that share a pattern and thousands
+    /// of recipients, a search among the row's patterns for each pair is what costs.
+    fn takes(&mut self, number: usize, recipient: &Keys<'_>, named: bool) -> bool {
         let index = self.index;
         let slot = &index.slots[number];
         let sender = match &slot.senders {
@@ -200,11 +211,15 @@ impl Query<'_> {
         if sender == Some(false) && (slot.combine == Combine::All || slot.recipients.is_none()) {
             return false;
         }
+        let needs_recipient = slot.combine == Combine::All || slot.senders.is_none();
+        if needs_recipient && !self.all_hold(number, &slot.all_of) {
+            return false;
+        }
         let recipient = match &slot.recipients {
             None => None,
             Some([_, none_of]) if none_of.matches(recipient) => return false,
             Some([any_of, _]) => {
-                let named = any_of.is_empty() || any_of.matches(recipient);
+                let named = named || any_of.is_empty() || any_of.matches(recipient);
                 Some(named && self.all_hold(number, &slot.all_of))
             }
         };
