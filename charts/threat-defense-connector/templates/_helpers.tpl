@@ -83,6 +83,9 @@ capabilities:
 {{- if and .Values.ingress.proxyProtocol.enabled (not .Values.ingress.proxyProtocol.trustedNetworks) -}}
 {{- fail "ingress.proxyProtocol.enabled needs ingress.proxyProtocol.trustedNetworks: anyone else could claim any address" -}}
 {{- end -}}
+{{- if and .Values.ingress.tls.implicitPort (not .Values.ingress.tls.secretName) -}}
+{{- fail "ingress.tls.implicitPort needs ingress.tls.secretName" -}}
+{{- end -}}
 {{- if and .Values.ingress.tls.required (not .Values.ingress.tls.secretName) -}}
 {{- fail "ingress.tls.required needs ingress.tls.secretName" -}}
 {{- end -}}

@@ -227,7 +227,7 @@ fn values_reach_their_objects() {
 
 #[test]
 fn flags_follow_values() {
-    let cases: [(&str, &str, &str, bool); 18] = [
+    let cases: [(&str, &str, &str, bool); 20] = [
         ("ingress", "", "--next-hop=mailbox.example:25", true),
         (
             "ingress",
@@ -279,6 +279,13 @@ fn flags_follow_values() {
             "--tls-required",
             false,
         ),
+        (
+            "ingress",
+            "ingress: { tls: { secretName: t, implicitPort: 465 } }",
+            "--listen-tls=0.0.0.0:2465",
+            true,
+        ),
+        ("ingress", "", "--memory-budget=268435456", true),
         ("ingress", "listenHost: '[::]'", "--listen=[::]:2525", true),
         ("policy", "", "--namespace=$(POD_NAMESPACE)", true),
         ("policy", "allNamespaces: true", "--all-namespaces", true),

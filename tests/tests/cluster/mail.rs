@@ -11,7 +11,7 @@ use crate::kubectl::{NAMESPACE, attempt, kubectl, run, text, wait_for};
 /// swaks with these words, separated by spaces; whether it succeeded, and its transcript.
 fn swaks(port: u16, id: &str, words: &str) -> (bool, String) {
     let server = format!("127.0.0.1:{port}");
-    let header = format!("Message-ID: <{id}>");
+    let header = format!("Message-Id: <{id}>");
     let mut all = vec![
         "--server",
         &server,
