@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tdc_queue::{JournalQueue, MemoryOptions, MemoryQueue, RedisOptions, RedisQueue};
+use tdc_queue::{JournalQueue, MemoryOptions, MemoryQueue, QueueError, RedisOptions, RedisQueue};
 use tdc_telemetry::{Check, Config, Guard, HealthState, Metrics, Shutdown};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -120,6 +120,39 @@ impl Process {
             admin.abort();
         }
         self.guard.shutdown().await;
+    }
+}
+
+impl Process {
+    /// The queue behind a URL, on which readiness depends from now on. A queue that does not answer yet is waited for,
+    /// since whoever starts everything at once (Kubernetes) does not start it in order; one that may never be used
+    /// (an old version, an eviction policy) ends the process.
+    pub(crate) async fn redis(
+        &self,
+        name: &'static str,
+        url: &str,
+    ) -> Result<Arc<dyn JournalQueue>, CliError> {
+        let check = self.health.check(name);
+        let queue: Arc<dyn JournalQueue> = loop {
+            match RedisQueue::connect(url, RedisOptions::default()).await {
+                Ok(queue) => break Arc::new(queue),
+                Err(error @ QueueError::Unavailable(_)) => {
+                    check.fail(error.to_string());
+                    tracing::warn!(%error, "The queue does not answer yet; waiting for it.");
+                }
+                Err(error) => return Err(CliError::new("cannot use the queue (--redis)", error)),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(CHECK_EVERY) => {}
+                () = self.shutdown.started() => return Err(CliError::text("stopped while waiting for the queue")),
+            }
+        };
+        let asked = queue.clone();
+        self.watch_check(check, move || {
+            let queue = asked.clone();
+            async move { queue.check().await.map_err(|error| error.to_string()) }
+        });
+        Ok(queue)
     }
 }
 

@@ -150,8 +150,12 @@ fn notes(values: &str) -> String {
     std::fs::rename(at("templates/NOTES.txt"), at("files/notes.txt")).unwrap();
     let template = "kind: Notes\ntext: {{ tpl (.Files.Get \"files/notes.txt\") . | toJson }}\n";
     std::fs::write(at("templates/notes.yaml"), template).unwrap();
-    let arguments = ["template", "tdc", "--namespace", "mail", "--values", "-"];
-    let text = run_in(copy.path(), &arguments, &with_required(values), &[]).unwrap();
+    let text = run_in(
+        copy.path(),
+        &[&TEMPLATE[..], &[KNOWN]].concat(),
+        &with_required(values),
+    )
+    .unwrap();
     let objects = documents(&text);
     let notes = all(&objects, "Notes").next().unwrap();
     crate::helm::text(&notes["text"])
@@ -181,6 +185,6 @@ fn the_notes_tell_the_next_three_commands() {
 #[test]
 fn the_demonstrations_values_render() {
     let values = std::fs::read_to_string(repository("deploy/demo/k8s/values.yaml")).unwrap();
-    let objects = crate::helm::template(&values, &[]).unwrap();
+    let objects = crate::helm::template(&values).unwrap();
     assert_eq!(all(&objects, "Deployment").count(), 4);
 }

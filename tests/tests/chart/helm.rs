@@ -10,12 +10,10 @@ use serde_json::Value;
 /// What every installation has to say.
 const REQUIRED: &str =
     "ingress: { nextHops: ['mailbox.example:25'] }\nredis: { bundled: { enabled: true } }\n";
-/// The kinds, as a cluster knows them whose definitions are installed.
-pub(crate) const KNOWN: &[&str] = &[
-    "--api-versions=tdc.dev/v1alpha1/ThreatDefenseConnector",
-    "--api-versions=tdc.dev/v1alpha1/IntakeAddress",
-    "--api-versions=tdc.dev/v1alpha1/MailPolicy",
-];
+/// A cluster whose definitions are installed.
+pub(crate) const KNOWN: &str = "--api-versions=tdc.dev/v1alpha1/MailPolicy";
+
+pub(crate) const TEMPLATE: [&str; 6] = ["template", "tdc", "--namespace", "mail", "--values", "-"];
 
 /// The folder of the chart.
 pub(crate) fn chart() -> PathBuf {
@@ -27,25 +25,19 @@ pub(crate) fn repository(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// `helm template tdc` in namespace `mail`; values only from the text.
-pub(crate) fn template(values: &str, flags: &[&str]) -> Result<Vec<Value>, String> {
-    let text = run_in(
-        &chart(),
-        &["template", "tdc", "--namespace", "mail", "--values", "-"],
-        values,
-        flags,
-    )?;
-    Ok(documents(&text))
+/// `helm template tdc` in namespace `mail`, for a cluster that has the definitions; values only from the text.
+pub(crate) fn template(values: &str) -> Result<Vec<Value>, String> {
+    run_in(&chart(), &[&TEMPLATE[..], &[KNOWN]].concat(), values).map(|text| documents(&text))
+}
+
+/// The same for a cluster that has never seen the chart.
+pub(crate) fn template_fresh(values: &str) -> Result<Vec<Value>, String> {
+    run_in(&chart(), &TEMPLATE, values).map(|text| documents(&text))
 }
 
 /// With what is required, and these values on top; they must render.
 pub(crate) fn render(values: &str) -> Vec<Value> {
-    render_with(values, &[])
-}
-
-/// The same with further flags.
-pub(crate) fn render_with(values: &str, flags: &[&str]) -> Vec<Value> {
-    template(&with_required(values), flags).unwrap_or_else(|error| panic!("{values}: {error}"))
+    template(&with_required(values)).unwrap_or_else(|error| panic!("{values}: {error}"))
 }
 
 /// The values on top of those that are required.
@@ -70,7 +62,6 @@ pub(crate) fn run_in(
         .args([command, name])
         .arg(chart)
         .args(rest)
-        .args(flags)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -48,7 +48,7 @@ fn values_that_cannot_work() {
         ("policies: { Finance: {} }", "Finance"),
     ];
     for (values, expected) in cases {
-        match template(&with_required(values), &[]) {
+        match template(&with_required(values)) {
             Ok(_) => panic!("{values} was accepted"),
             Err(error) => assert!(error.contains(expected), "{values}: {error}"),
         }
@@ -57,6 +57,6 @@ fn values_that_cannot_work() {
 
 #[test]
 fn nothing_at_all_names_what_is_missing() {
-    let error = template("", &[]).unwrap_err();
+    let error = template("").unwrap_err();
     assert!(error.contains("ingress.nextHops is missing"), "{error}");
 }

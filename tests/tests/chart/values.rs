@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::helm::{all, arguments, find, get, list, render, render_with, text};
+use crate::helm::{all, arguments, find, get, list, render, text};
 
 /// Values, the kind and name of an object, a JSON pointer into it, and what stands there (null: nothing).
 type Case = (
@@ -444,7 +444,7 @@ fn monitoring_is_off_until_it_is_wanted() {
     ] {
         assert_eq!(all(&render(""), kind).count(), 0, "{kind}");
     }
-    let objects = render_with(crate::pods::EVERYTHING, &[]);
+    let objects = render(crate::pods::EVERYTHING);
     let monitor = get(&objects, "ServiceMonitor", "tdc-metrics");
     let service = get(&objects, "Service", "tdc-metrics");
     assert!(crate::helm::selects(

@@ -1,6 +1,6 @@
 //! The end of an installation, and one whose resources came with it.
 
-use crate::kubectl::{NAMESPACE, attempt, feed, kubectl, repository, run, text, wait_for};
+use crate::kubectl::{NAMESPACE, attempt, kubectl, repository, run, text, wait_for};
 
 /// Everything that a release may leave, as kinds of kubectl.
 const KINDS: &str = "pods,deployments,statefulsets,replicasets,services,serviceaccounts,roles,rolebindings,\
@@ -54,52 +54,58 @@ worker: { replicas: 0, autoscaling: { mode: none } }
 policy: { replicas: 0 }
 operator: { replicas: 0 }
 redis: { url: 'redis://redis.example:6379/0' }
+";
+/// With policies; ORDER is a number.
+const RESOURCES_AS_VALUES: &str = "
 connector: { defaultIntake: etd-eu }
 intakes: { etd-eu: { address: a@intake.example } }
 policies: { staff: { order: ORDER, journaling: { mode: Global } } }
 ";
 
-fn helm(verb: &str, order: u32) {
+fn helm(verb: &str, values: &str) -> std::process::Output {
     let chart = repository("charts/threat-defense-connector");
-    let values = VALUES.replace("ORDER", &order.to_string());
-    feed(
-        "helm",
-        &[verb, "tdc", &chart, "-n", NAMESPACE, "-f", "-"],
-        &values,
-    );
+    let words = [verb, "tdc", &chart, "-n", NAMESPACE, "-f", "-"];
+    attempt("helm", &words, &format!("{VALUES}{values}"))
+}
+
+fn order_and_uid() -> String {
+    kubectl(&format!(
+        "get mailpolicy staff -n {NAMESPACE} -o jsonpath={{.spec.order}}/{{.metadata.uid}}"
+    ))
 }
 
 pub(crate) fn values_as_resources() -> String {
     kubectl(&format!("delete {RESOURCES} --all -n {NAMESPACE}"));
     kubectl("delete crd threatdefenseconnectors.tdc.dev intakeaddresses.tdc.dev mailpolicies.tdc.dev");
-    // Removed before its first upgrade: the hooks take the resources along.
-    helm("install", 10);
-    assert_eq!(left(RESOURCES).len(), 3);
+    let with = |order: &str| RESOURCES_AS_VALUES.replace("ORDER", order);
+    let refused = helm("install", &with("10"));
+    assert!(
+        text(&refused.stderr).contains("install once without these values"),
+        "{}",
+        text(&refused.stderr)
+    );
+    assert_eq!(definitions(), 0, "a refusal changes nothing");
+    let steps = [
+        ("install", String::new()),
+        ("upgrade", with("10")),
+        ("upgrade", with("20")),
+    ];
+    let mut seen = Vec::new();
+    for (verb, values) in &steps {
+        let output = helm(verb, values);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        if !values.is_empty() {
+            seen.push(order_and_uid());
+        }
+    }
+    run("helm", &["rollback", "tdc", "2", "-n", NAMESPACE]);
+    let uid = seen[0].trim_start_matches("10");
+    assert_eq!(seen, [format!("10{uid}"), format!("20{uid}")], "changed in place");
+    assert_eq!(order_and_uid(), seen[0], "rolled back in place");
     run("helm", &["uninstall", "tdc", "-n", NAMESPACE, "--wait"]);
     wait_for("the definitions to be gone", || {
         (definitions() == 0).then_some(())
     });
-    // Taken over by an upgrade, and changed by it in place.
-    helm("install", 10);
-    let uid = || {
-        kubectl(&format!(
-            "get mailpolicy staff -n {NAMESPACE} -o jsonpath={{.metadata.uid}}"
-        ))
-    };
-    let before = uid();
-    helm("upgrade", 20);
-    assert_eq!(uid(), before, "the upgrade keeps the object");
-    let order = kubectl(&format!(
-        "get mailpolicy staff -n {NAMESPACE} -o jsonpath={{.spec.order}}"
-    ));
-    assert_eq!(order, "20");
-    run("helm", &["rollback", "tdc", "-n", NAMESPACE]);
-    run("helm", &["uninstall", "tdc", "-n", NAMESPACE, "--wait"]);
-    let gone = attempt("kubectl", &["get", "mailpolicies", "-n", NAMESPACE], "");
-    assert!(
-        text(&gone.stderr).contains("the server doesn't have a resource type"),
-        "{}",
-        text(&gone.stdout)
-    );
-    "two installations, one upgrade in place, one rollback, nothing left".to_owned()
+    assert!(left(KINDS).is_empty(), "{:?}", left(KINDS));
+    "refused where the kinds are unknown; then created, changed, rolled back in place, and removed".to_owned()
 }

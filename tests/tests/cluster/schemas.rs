@@ -88,10 +88,18 @@ pub(crate) fn manifests_are_valid() -> String {
         "charts/threat-defense-connector/ci/everything-values.yaml",
         "charts/threat-defense-connector/ci/keda-values.yaml",
     ] {
-        let manifest = run(
-            "helm",
-            &["template", "tdc", &chart, "-n", "mail", "-f", &repository(values)],
-        );
+        let known = "--api-versions=tdc.dev/v1alpha1/MailPolicy";
+        let words = [
+            "template",
+            "tdc",
+            &chart,
+            "-n",
+            "mail",
+            known,
+            "-f",
+            &repository(values),
+        ];
+        let manifest = run("helm", &words);
         let file = dir.path().join(format!("{}.yaml", files.len()));
         std::fs::write(&file, manifest.stdout).unwrap();
         files.push(file.to_str().unwrap().to_owned());

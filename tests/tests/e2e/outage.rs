@@ -2,7 +2,7 @@
 
 use tdc_core::journal::unwrap;
 
-use crate::stage::{Options, Stage, wait_for};
+use crate::stage::{Options, Process, Stage, tdc, wait_for};
 
 const TO: &str = "ann@company.example";
 
@@ -28,6 +28,23 @@ fn without_the_queue_the_sender_keeps_the_message() {
     let copies = stage.intake(2);
     assert_eq!(copies.len(), 2);
     assert_eq!(stage.mailbox().len(), 3);
+}
+
+#[test]
+fn a_role_that_starts_before_its_queue_waits_for_it() {
+    let mut stage = Stage::build(Options::default());
+    stage.stop_redis();
+    let mut role = stage.ingress_command(&tdc());
+    role.args(["--listen", "127.0.0.1:0"]);
+    let ingress = Process::start(stage.dir.path(), "early-ingress", &mut role);
+    ingress.says("The queue does not answer yet; waiting for it.");
+    assert!(
+        !ingress.log().contains("Accepting mail."),
+        "no port before the queue is there"
+    );
+    stage.restart_redis();
+    ingress.says("Accepting mail.");
+    ingress.terminate();
 }
 
 #[test]

@@ -10,13 +10,12 @@ use tdc_queue::IdSource;
 
 use crate::args::{EvaluationArg, IngressArgs};
 use crate::error::CliError;
-use crate::process::{self, Process};
+use crate::process::Process;
 use crate::roles::edge;
 
 pub(crate) async fn run(args: IngressArgs) -> Result<(), CliError> {
     let process = Process::start("ingress", &args.common).await?;
-    let queue = process::redis(&args.redis.redis).await?;
-    process.watch_queue("ingress/queue", &queue);
+    let queue = process.redis("ingress/queue", &args.redis.redis).await?;
     let channel = args.policy.connect().await?;
     let node = Node {
         name: process.instance.clone(),

@@ -9,12 +9,11 @@ use tdc_queue::IdSource;
 
 use crate::args::{DeliveryArgs, WorkerArgs};
 use crate::error::CliError;
-use crate::process::{self, Process};
+use crate::process::Process;
 
 pub(crate) async fn run(args: WorkerArgs) -> Result<(), CliError> {
     let process = Process::start("worker", &args.common).await?;
-    let queue = process::redis(&args.redis.redis).await?;
-    process.watch_queue("worker/queue", &queue);
+    let queue = process.redis("worker/queue", &args.redis.redis).await?;
     let channel = args.policy.connect().await?;
     let node = Node {
         name: process.instance.clone(),
