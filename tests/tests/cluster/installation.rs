@@ -62,8 +62,10 @@ pub(crate) fn both_ends() -> String {
     demo("ends");
     let address = get(&format!("service -n {DEMO} intake"))["spec"]["clusterIP"].clone();
     let address = address.as_str().unwrap();
+    // A zone is read again when its serial number grows.
+    let serial = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let zone = format!(
-        "$ORIGIN intake.test.\n@ 60 IN SOA ns.intake.test. hostmaster.intake.test. 1 60 60 60 60\n\
+        "$ORIGIN intake.test.\n@ 60 IN SOA ns.intake.test. hostmaster.intake.test. {serial} 60 60 60 60\n\
          @ 60 IN NS ns\nns 60 IN A 10.88.0.1\n@ 60 IN MX 10 mx\nmx 60 IN A {address}\n"
     );
     let home = std::env::var("TDC_CLUSTER_HOME").unwrap_or_else(|_| "/var/lib/tdc-cluster".to_owned());

@@ -44,7 +44,10 @@ fn write_schemas(dir: &Path) -> usize {
             .flatten()
         {
             let word = |key: &str| kind[key].as_str().unwrap().to_lowercase();
-            let file = format!("{}-{}-{}.json", word("group"), word("version"), word("kind"));
+            // kubeconform calls the core group by its version.
+            let group = Some(word("group")).filter(|group| !group.is_empty());
+            let group = group.unwrap_or_else(|| word("version"));
+            let file = format!("{group}-{}-{}.json", word("version"), word("kind"));
             let schema = json!({ "$ref": format!("all.json#/definitions/{name}") });
             std::fs::write(dir.join(file), schema.to_string()).unwrap();
             count += 1;
