@@ -13,6 +13,11 @@ pub(crate) const DEMO: &str = "tdc-demo";
 /// How long anything may take: generous, since machines are shared.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// What is different in each run: the ends keep what came before.
+pub(crate) fn run_id() -> u32 {
+    std::process::id()
+}
+
 /// The repository.
 pub(crate) fn repository(path: &str) -> String {
     format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))

@@ -85,7 +85,7 @@ impl Load {
         let senders = (0..SENDERS)
             .map(|sender| {
                 let (stop, accepted) = (stop.clone(), accepted.clone());
-                let name = format!("{phase}-{sender}");
+                let name = format!("{phase}-{}-{sender}", crate::kubectl::run_id());
                 std::thread::spawn(move || keep_sending(&name, &stop, &accepted))
             })
             .collect();

@@ -6,7 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::ends::{copies, intake, mailbox};
 use crate::installation::{SMTP, SMTP_PROXY, programmed};
-use crate::kubectl::{NAMESPACE, attempt, kubectl, run, text, wait_for};
+use crate::kubectl::{NAMESPACE, attempt, kubectl, run, run_id, text, wait_for};
+
+/// A Message-ID of this run.
+fn id(name: &str) -> String {
+    format!("{name}-{}@sender.example", run_id())
+}
 
 /// swaks with these words, separated by spaces; whether it succeeded, and its transcript.
 fn swaks(port: u16, id: &str, words: &str) -> (bool, String) {
@@ -43,7 +48,7 @@ fn said(transcript: &str) -> String {
 }
 
 pub(crate) fn one_message() -> String {
-    let id = "one@sender.example";
+    let id = &id("one");
     let begun = Instant::now();
     let (success, transcript) = swaks(SMTP, id, "--to ann@company.example");
     assert!(success, "{transcript}");
@@ -86,7 +91,7 @@ pub(crate) fn found_by_mx() -> String {
 }
 
 pub(crate) fn by_policy() -> String {
-    let id = "policies@sender.example";
+    let id = &id("policies");
     let to =
         "ann@company.example,cfo@finance.company.example,intern@finance.company.example,x@hr.company.example";
     sent(SMTP, id, &format!("--to {to}"));
@@ -110,12 +115,16 @@ pub(crate) fn by_policy() -> String {
             (expected_format, &expected_recipients.map(str::to_owned)[..])
         );
     }
-    assert_eq!(mailbox()[id][0].to().len(), 4, "the original goes to all");
+    assert_eq!(
+        mailbox()[id.as_str()][0].to().len(),
+        4,
+        "the original goes to all"
+    );
     "4 recipients, 2 intakes, the excluded and the disabled in no copy".to_owned()
 }
 
 pub(crate) fn smtp_source() -> String {
-    let sender = "bulk@sender.example";
+    let sender = &*id("bulk");
     let server = format!("127.0.0.1:{SMTP}");
     let begun = Instant::now();
     run(
@@ -168,12 +177,12 @@ fn hears(port: u16, lines: &str) -> String {
 }
 
 pub(crate) fn listeners() -> String {
-    sent(SMTP, "tls@sender.example", "--to ann@company.example --tls");
-    copies("tls@sender.example", 1);
+    sent(SMTP, &id("tls"), "--to ann@company.example --tls");
+    copies(&id("tls"), 1);
     let proxied = "--to ann@company.example --proxy-version 1 --proxy-family TCP4 --proxy-source 203.0.113.9 \
                    --proxy-source-port 4711 --proxy-dest 192.0.2.1 --proxy-dest-port 25";
-    sent(SMTP_PROXY, "proxied@sender.example", proxied);
-    let copy = copies("proxied@sender.example", 1).remove(0);
+    sent(SMTP_PROXY, &id("proxied"), proxied);
+    let copy = copies(&id("proxied"), 1).remove(0);
     let header = "X-IronPort-RemoteIP: 203.0.113.9";
     assert!(
         text(&copy.octets).contains(header),
@@ -200,14 +209,11 @@ pub(crate) fn policy_change() -> String {
         begun.elapsed().as_secs_f32()
     };
     let off = patch("Disabled");
-    sent(SMTP, "off@sender.example", "--to ann@company.example");
+    sent(SMTP, &id("off"), "--to ann@company.example");
     let on = patch("Global");
-    sent(SMTP, "on@sender.example", "--to ann@company.example");
-    copies("on@sender.example", 1);
-    assert!(mailbox().contains_key("off@sender.example"));
-    assert!(
-        !intake().contains_key("off@sender.example"),
-        "journaling was disabled"
-    );
+    sent(SMTP, &id("on"), "--to ann@company.example");
+    copies(&id("on"), 1);
+    assert!(mailbox().contains_key(&id("off")));
+    assert!(!intake().contains_key(&id("off")), "journaling was disabled");
     format!("Programmed after {off:.1} s and {on:.1} s, and obeyed")
 }
