@@ -12,17 +12,18 @@ use tdc_tests::process::{Process, free_port, tdc, wait_for};
 
 use crate::namespace::Namespace;
 use crate::operator::intake_at;
-use crate::roles::{Operator, PolicyService, connector, http, metric, policy};
+use crate::roles::{Operator, PolicyService, connector, http, metric, policy, role};
 use crate::server;
 
 /// Everything but policies: mailbox, intake, Redis, policy service, operator, ingress, worker.
-struct Site<'a> {
-    namespace: Namespace<'a>,
-    policy: Option<PolicyService>,
+pub(crate) struct Site<'a> {
+    pub(crate) namespace: Namespace<'a>,
+    pub(crate) policy: Option<PolicyService>,
     policy_address: String,
-    operator: Operator,
+    hosts: Option<PathBuf>,
+    pub(crate) operator: Operator,
     ingress: Process,
-    smtp: SocketAddr,
+    pub(crate) smtp: SocketAddr,
     admin: SocketAddr,
     worker: Option<Process>,
     redis_url: String,
@@ -32,6 +33,18 @@ struct Site<'a> {
 
 impl<'a> Site<'a> {
     fn build(namespace: Namespace<'a>, operator: &[&str], ingress: &[&str]) -> Self {
+        let policy = PolicyService::start(&namespace);
+        Self::around(namespace, policy, None, operator, ingress)
+    }
+
+    /// With that policy service; with a hosts file its name is `policy.test`.
+    pub(crate) fn around(
+        namespace: Namespace<'a>,
+        policy: PolicyService,
+        hosts: Option<PathBuf>,
+        operator: &[&str],
+        ingress: &[&str],
+    ) -> Self {
         let dir = namespace.dir.clone();
         let redis_port = free_port();
         let mut command = Command::new("redis-server");
@@ -55,12 +68,14 @@ impl<'a> Site<'a> {
         let intake = Process::start(&dir, "intake", command.arg("--store").arg(dir.join("copies")));
         let port = intake.address("listening on").port();
         let ca = std::fs::read_to_string(dir.join("tls/ca.pem")).unwrap();
-        let policy = PolicyService::start(&namespace);
-        let policy_address = policy.address.to_string();
+        let policy_address = match hosts {
+            Some(_) => format!("policy.test:{}", policy.address.port()),
+            None => policy.address.to_string(),
+        };
         let mut all = vec!["--redis", &redis_url];
         all.extend(operator);
-        let operator = Operator::start(&namespace, policy.address, &all);
-        let mut command = Command::new(tdc());
+        let operator = Operator::with(&namespace, role(hosts.as_deref()), &policy_address, &all);
+        let mut command = role(hosts.as_deref());
         command
             .args([
                 "ingress",
@@ -78,6 +93,7 @@ impl<'a> Site<'a> {
         let mut site = Self {
             policy: Some(policy),
             policy_address,
+            hosts,
             operator,
             ingress,
             smtp,
@@ -104,7 +120,7 @@ impl<'a> Site<'a> {
     }
 
     fn start_worker(&mut self) {
-        let mut command = Command::new(tdc());
+        let mut command = role(self.hosts.as_deref());
         command.args([
             "worker",
             "--redis",
@@ -158,7 +174,7 @@ fn read(path: &Path) -> Option<String> {
 }
 
 /// Sends one message; the reply to its final dot.
-fn send(smtp: SocketAddr, to: &str, subject: &str) -> String {
+pub(crate) fn send(smtp: SocketAddr, to: &str, subject: &str) -> String {
     let mut stream = TcpStream::connect(smtp).unwrap();
     let mut replies = BufReader::new(stream.try_clone().unwrap());
     let mut reply = || {

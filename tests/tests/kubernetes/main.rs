@@ -15,6 +15,7 @@ mod namespace;
 mod operator;
 mod policy;
 mod proxy;
+mod replicas;
 mod roles;
 mod schema;
 mod server;

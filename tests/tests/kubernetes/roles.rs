@@ -1,7 +1,7 @@
 //! The roles of one test, run with the rights that the chart gives them, and the resources that they see.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tdc_tests::process::{Process, tdc, wait_for};
@@ -75,6 +75,22 @@ impl PolicyService {
     }
 }
 
+/// The program; with a hosts file of its own, so that a name has the addresses that a test gives it.
+pub(crate) fn role(hosts: Option<&Path>) -> Command {
+    let Some(hosts) = hosts else {
+        return Command::new(tdc());
+    };
+    let mut command = Command::new("unshare");
+    command.args([
+        "--mount",
+        "sh",
+        "-c",
+        "mount --bind \"$0\" /etc/hosts && exec \"$@\"",
+    ]);
+    command.arg(hosts).arg(tdc());
+    command
+}
+
 /// `tdc operator` for the namespace; with the address of its health and metrics.
 pub(crate) struct Operator {
     pub(crate) process: Process,
@@ -83,15 +99,12 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) fn start(namespace: &Namespace<'_>, policy: SocketAddr, more: &[&str]) -> Self {
-        let mut command = Command::new(tdc());
+        Self::with(namespace, role(None), &policy.to_string(), more)
+    }
+
+    pub(crate) fn with(namespace: &Namespace<'_>, mut command: Command, policy: &str, more: &[&str]) -> Self {
         command
-            .args([
-                "operator",
-                "--admin-listen",
-                "127.0.0.1:0",
-                "--policy",
-                &policy.to_string(),
-            ])
+            .args(["operator", "--admin-listen", "127.0.0.1:0", "--policy", policy])
             .args(more)
             .arg("--kubeconfig")
             .arg(namespace.kubeconfig("tdc-operator"));

@@ -73,6 +73,11 @@ pub(crate) fn private() -> Option<ApiServer> {
     assets().map(ApiServer::start)
 }
 
+/// Says that a test was not run. Not through println!, which shows nothing of a test that passes.
+pub(crate) fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "\n*** SKIPPED, not passed: {why}\n");
+}
+
 fn assets() -> Option<PathBuf> {
     let found = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let found = found.filter(|dir| {
@@ -87,8 +92,7 @@ fn assets() -> Option<PathBuf> {
             std::env::var_os("TDC_REQUIRE_APISERVER").is_none(),
             "TDC_REQUIRE_APISERVER is set, and {message}"
         );
-        // Not through println!, which shows nothing of a test that passes.
-        let _ = writeln!(std::io::stderr(), "\n*** SKIPPED, not passed: {message}\n");
+        skip(message);
     }
     found
 }
