@@ -17,5 +17,6 @@ mod policy;
 mod proxy;
 mod replicas;
 mod roles;
+mod scale;
 mod schema;
 mod server;
