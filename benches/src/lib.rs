@@ -1,6 +1,8 @@
-//! The messages that the microbenchmarks in `benches/` are fed with.
+//! What the benchmarks are fed with.
 //!
-//! Each is what it would be on the wire's inner side: lines that end in CRLF, the same in every run.
+//! Each message is what it would be on the wire's inner side: lines that end in CRLF, the same in every run.
+
+pub mod table;
 
 /// Octets of a short message: a notification.
 pub const SHORT: usize = 10 * 1024;
