@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use opentelemetry::trace::TracerProvider as _;
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::{EnvFilter, ParseError, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, ParseError, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 
 use crate::format::{Lines, LogFormat, missing_line};
@@ -93,10 +93,11 @@ pub fn init(config: &Config) -> Result<Guard, InitError> {
             .with_target(false)
             .with_filter(filter_fn(is_exported))
     });
+    // Lines show no spans: without traces none is made, which would cost every message its names and fields.
     let lines = tracing_subscriber::fmt::layer()
         .event_format(Lines(format))
         .with_writer(output.lines())
-        .with_filter(filter);
+        .with_filter(filter.and(filter_fn(is_event)));
     let subscriber = tracing_subscriber::registry().with(lines).with(spans);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| InitError::AlreadySet)?;
     Ok(Guard {
@@ -104,6 +105,10 @@ pub fn init(config: &Config) -> Result<Guard, InitError> {
         format,
         traces,
     })
+}
+
+fn is_event(metadata: &Metadata<'_>) -> bool {
+    metadata.is_event()
 }
 
 fn is_exported(metadata: &Metadata<'_>) -> bool {

@@ -4,7 +4,6 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Map, Value as Json};
 use tdc_core::maillog::{MailEvent, Value};
 
 use crate::format::{LogFormat, ctime, timestamp, trace_ids};
@@ -76,23 +75,57 @@ fn each_line(
 }
 
 fn json(event: &MailEvent) -> String {
-    let mut line = Map::new();
-    line.insert("timestamp".into(), timestamp().into());
-    line.insert("level".into(), severity(event).into());
-    line.insert("target".into(), "mail".into());
-    line.insert("event".into(), event.name().into());
+    let mut line = String::with_capacity(320);
+    line.push_str("{\"timestamp\":");
+    quoted(&mut line, &timestamp());
+    line.push_str(",\"level\":");
+    quoted(&mut line, severity(event));
+    line.push_str(",\"target\":\"mail\",\"event\":");
+    quoted(&mut line, event.name());
     for (name, value) in event.fields() {
-        let value = match value {
-            Value::Number(number) => number.into(),
-            Value::Text(text) => Json::String(text.into_owned()),
-        };
-        line.insert(name.into(), value);
+        line.push(',');
+        quoted(&mut line, name);
+        line.push(':');
+        match value {
+            // Writing to a String cannot fail.
+            Value::Number(number) => drop(write!(line, "{number}")),
+            Value::Text(text) => quoted(&mut line, &text),
+        }
     }
     if let Some((trace, span)) = trace_ids() {
-        line.insert("trace_id".into(), trace.into());
-        line.insert("span_id".into(), span.into());
+        for (name, id) in [("trace_id", trace), ("span_id", span)] {
+            line.push(',');
+            quoted(&mut line, name);
+            line.push(':');
+            quoted(&mut line, &id);
+        }
     }
-    Json::Object(line).to_string()
+    line.push('}');
+    line
+}
+
+/// Appends a text as a JSON string (RFC 8259 section 7). Written here, without a tree of values, because several lines
+/// are written for each message.
+fn quoted(line: &mut String, text: &str) {
+    line.push('"');
+    let mut rest = text;
+    while let Some(at) = rest.find(|c: char| c.is_control() || matches!(c, '"' | '\\')) {
+        let (plain, special) = rest.split_at(at);
+        line.push_str(plain);
+        let mut characters = special.chars();
+        match characters.next() {
+            Some(c @ ('"' | '\\')) => line.extend(['\\', c]),
+            Some('\n') => line.push_str("\\n"),
+            Some('\r') => line.push_str("\\r"),
+            Some('\t') => line.push_str("\\t"),
+            // Writing to a String cannot fail.
+            Some(c) => drop(write!(line, "\\u{:04x}", u32::from(c))),
+            None => {}
+        }
+        rest = characters.as_str();
+    }
+    line.push_str(rest);
+    line.push('"');
 }
 
 #[cfg(test)]
@@ -183,6 +216,23 @@ mod tests {
             ends[1].starts_with(" WARN mail: TDC: MID 7 not journaled"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn any_text_is_one_json_string() {
+        let every: String = (0..0x300).filter_map(char::from_u32).collect();
+        for text in [
+            "",
+            "plain",
+            "\"\\",
+            "a\tb\r\nc\u{0}\u{1f}\u{7f}\u{85}\u{2028}é𝄞",
+            &every,
+        ] {
+            let mut line = String::new();
+            super::quoted(&mut line, text);
+            assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text, "{line}");
+            assert!(!line.chars().any(char::is_control), "{line:?}");
+        }
     }
 
     #[test]

@@ -17,6 +17,10 @@ const CAPACITY: usize = 4096;
 /// of a line have bounds of their own that keep it far below this.
 const MAX_LINE: usize = 16 * 1024;
 
+/// The writing thread's rest between two rounds. While it rests nobody needs to wake it, which costs the caller more
+/// than the line itself; a line waits that much longer, and a busy process writes some hundred lines at once.
+const REST: Duration = Duration::from_millis(2);
+
 /// What became of the lines so far.
 #[derive(Debug, Default)]
 pub struct OutputStats {
@@ -158,6 +162,7 @@ fn run(
         if matches!(next, Err(TryRecvError::Disconnected)) {
             return;
         }
+        std::thread::sleep(REST);
     }
 }
 
