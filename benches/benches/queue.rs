@@ -81,7 +81,7 @@ impl Bench {
 
     async fn claim(queue: &dyn JournalQueue) -> Claimed {
         let mut claimed = queue.claim(INTAKE, WORKER, 1).await.expect("it answers");
-        claimed.pop().expect("one was committed")
+        claimed.entries.pop().expect("one was committed")
     }
 
     async fn complete(queue: &dyn JournalQueue, claimed: Claimed) {

@@ -9,12 +9,15 @@
     reason = "a program for a terminal"
 )]
 
+mod backlog;
 mod compare;
 mod document;
 mod fail;
+mod growth;
 mod load;
 mod postfix;
 mod proc;
+mod profile;
 mod report;
 mod run;
 mod sink;
@@ -39,6 +42,10 @@ struct Cli {
 enum Command {
     /// The wire, Postfix and the connector in turn
     Compare(compare::CompareArgs),
+    /// The connector as work grows
+    Growth(growth::GrowthArgs),
+    /// Where the time of each process goes
+    Profile(profile::ProfileArgs),
     /// Sends messages, and prints what became of them as JSON
     Load(load::LoadArgs),
     /// Takes messages, and checks every octet of them
@@ -49,6 +56,8 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = match Cli::parse().command {
         Command::Compare(args) => compare::compare(&args),
+        Command::Growth(args) => growth::growth(&args),
+        Command::Profile(args) => profile::profile(&args),
         Command::Load(args) => single(load::run(args)).and_then(|sent| {
             let text = serde_json::to_string(&sent).map_err(Fail::of("cannot write the report"))?;
             println!("{text}");

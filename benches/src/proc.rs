@@ -82,10 +82,6 @@ impl Proc {
     }
 
     /// Asks it to end, and waits.
-    pub(crate) fn stop(mut self) -> Outcome<()> {
-        self.terminate()
-    }
-
     fn terminate(&mut self) -> Outcome<()> {
         if self.child.try_wait().ok().flatten().is_some() {
             return Ok(());

@@ -50,9 +50,7 @@ pub(crate) struct Run {
 /// What a run showed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
-    /// From the first message until the last original and the last copy.
-    pub(crate) seconds: f64,
-    /// Messages a second.
+    /// Messages a second, from the first one sent until the last original and the last copy.
     pub(crate) rate: f64,
     /// What each process cost in the run.
     pub(crate) usage: Vec<(&'static str, Usage)>,
@@ -156,10 +154,14 @@ impl Stage {
         Ok(stage)
     }
 
-    pub(crate) fn tdc(&mut self) -> Option<&mut Tdc> {
-        match &mut self.system {
-            System::Tdc(tdc) => Some(tdc),
-            _ => None,
+    /// The connector's processes.
+    pub(crate) fn processes(&self) -> Vec<(&'static str, u32)> {
+        match &self.system {
+            System::Tdc(tdc) => tdc
+                .processes()
+                .map(|process| (process.name, process.id()))
+                .collect(),
+            System::Wire | System::Postfix(_) => Vec::new(),
         }
     }
 
@@ -221,7 +223,6 @@ impl Stage {
             None => Arrived::default(),
         };
         Ok(Sample {
-            seconds,
             rate: count as f64 / seconds,
             usage,
             sent,

@@ -47,12 +47,11 @@ impl Setup {
 /// All its processes; they end with this, in the order in which mail passes them.
 #[derive(Debug)]
 pub(crate) struct Tdc {
-    pub(crate) ingress: Option<Proc>,
-    pub(crate) workers: Vec<Proc>,
+    ingress: Option<Proc>,
+    workers: Vec<Proc>,
     policy: Proc,
     redis: Proc,
     pub(crate) port: u16,
-    pub(crate) redis_port: u16,
 }
 
 impl Tdc {
@@ -74,7 +73,6 @@ impl Tdc {
             policy,
             redis,
             port,
-            redis_port,
         };
         let shared = [
             "--redis".to_owned(),
@@ -112,11 +110,16 @@ impl Tdc {
         Ok(())
     }
 
+    pub(crate) fn processes(&self) -> impl Iterator<Item = &Proc> {
+        let shared = [&self.policy, &self.redis];
+        self.ingress.iter().chain(&self.workers).chain(shared)
+    }
+
     /// What each process cost so far.
     pub(crate) fn usage(&self) -> Vec<(&'static str, Usage)> {
-        let own = [&self.policy, &self.redis];
-        let all = self.ingress.iter().chain(&self.workers).chain(own);
-        all.map(|process| (process.name, process.usage())).collect()
+        self.processes()
+            .map(|process| (process.name, process.usage()))
+            .collect()
     }
 }
 
