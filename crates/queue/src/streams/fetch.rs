@@ -10,6 +10,7 @@ use redis::Value;
 use tracing::warn;
 
 use super::script::body;
+use super::steps::Rows;
 use super::{RedisQueue, read};
 use crate::entry::{ClaimRef, Claimed, Claims, End, EntryKey, EntryMeta, Expired, short};
 use crate::{JournalQueue, QueueError};
@@ -101,14 +102,15 @@ impl RedisQueue {
         &self,
         intake: &str,
         consumer: &str,
-        rows: Vec<[Value; 9]>,
-        over: Vec<[Value; 9]>,
+        rows: Rows,
     ) -> Result<Claims, QueueError> {
         let handed = rows
+            .claimed
             .into_iter()
             .map(|row| Handed::new(intake, row))
             .collect::<Result<Vec<_>, QueueError>>()?;
-        let expired = over
+        let expired = rows
+            .expired
             .into_iter()
             .map(|row| expired(intake, row))
             .collect::<Result<Vec<_>, QueueError>>()?;
