@@ -60,9 +60,21 @@ fuzz: ## runs each fuzz target for FUZZ_SECONDS (60)
 	crates/smtp/fuzz/run.sh $(FUZZ_SECONDS)
 
 .PHONY: bench
-bench: ## runs the microbenchmarks, and measures the time that a message takes through ingress
-	$(CARGO) build --locked --release -p tdc
-	$(CARGO) bench --locked -p tdc-benches
+bench: test-tools bench-build ## measures end to end beside Postfix and the wire (about 20 minutes; as root), then each hot step
+	./target/release/tdc-bench compare --write docs/performance.md
+	$(CARGO) bench --locked -p tdc-benches --benches
+
+.PHONY: bench-growth
+bench-growth: test-tools bench-build ## measures what work costs as it grows: size, connections, policies, workers, intakes, backlog
+	./target/release/tdc-bench growth --write docs/performance.md
+
+.PHONY: profile
+profile: test-tools bench-build ## where the time of each role goes under load; needs perf (Debian: linux-perf)
+	./target/release/tdc-bench profile
+
+.PHONY: bench-build
+bench-build:
+	$(CARGO) build --locked --release -p tdc -p tdc-benches
 
 .PHONY: fmt
 fmt: ## formats the code

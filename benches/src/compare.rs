@@ -10,16 +10,19 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::fail::{Fail, Outcome};
+use crate::pairs;
 use crate::report::{Spread, Table, cpu, mebibytes, millis, number, processes};
 use crate::run::{Generator, Run, Sample, What, about, run};
 use crate::tdc::Setup;
 
 /// How long a measured run should last at least.
-const LASTS: Duration = Duration::from_secs(5);
+const LASTS: Duration = Duration::from_secs(4);
 /// Messages before the count begins.
-const WARM_UP: u64 = 400;
+const WARM_UP: u64 = 200;
+/// Messages of each kind that are sent one at a time.
+const ONE_BY_ONE: u64 = 1000;
 /// Messages of the run that finds out how many a measured one needs.
-const TRIAL: u64 = 1000;
+const TRIAL: u64 = 500;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CompareArgs {
@@ -119,6 +122,11 @@ pub(crate) fn compare(args: &CompareArgs) -> Outcome<()> {
         let results = measure(args, &group, base.path())?;
         let _ = write!(text, "### {}\n\n{}\n", group.title, added(&results));
     }
+    let title = "one message at a time: own generator, 10 KB, two kept connections, PIPELINING";
+    if args.only.as_ref().is_none_or(|only| title.contains(only)) {
+        eprintln!("{title}");
+        let _ = write!(text, "### {title}\n\n{}\n", one_at_a_time(args, base.path())?);
+    }
     println!("{text}");
     match &args.write {
         Some(file) if !args.quick => crate::document::replace(file, "end to end", &text),
@@ -187,6 +195,10 @@ fn groups(args: &CompareArgs, base: &Path, tls: &Path) -> Vec<Group> {
         });
         groups.push(secured(args, base, tls, shown, *size));
     }
+    // Where Postfix's queue is makes little difference, and is not asked again for the larger messages.
+    for group in groups.iter_mut().filter(|group| !group.title.contains("10 KB")) {
+        group.systems.retain(|(name, _)| *name != POSTFIX_DISK);
+    }
     groups
 }
 
@@ -227,6 +239,20 @@ fn half_load(args: &CompareArgs, base: &Path, rate: f64) -> Group {
     }
 }
 
+/// Straight and through the connector, in turn.
+fn one_at_a_time(args: &CompareArgs, base: &Path) -> Outcome<String> {
+    let count = if args.quick { 20 } else { ONE_BY_ONE };
+    let generator = Generator::Own(Vec::new());
+    let mut systems = systems(args, base, &generator, 10 * 1024);
+    systems.retain(|(_, run)| matches!(run.what, What::Tdc(_)));
+    let mut runs = Vec::new();
+    for (name, mut run) in systems {
+        run.warm_up = 0;
+        runs.push((name, pairs::measure(&run, base, count)?));
+    }
+    Ok(pairs::table(runs))
+}
+
 fn measure(args: &CompareArgs, group: &Group, base: &Path) -> Outcome<Vec<Results>> {
     eprintln!("{}", group.title);
     let mut results = Vec::new();
@@ -240,7 +266,7 @@ fn measure(args: &CompareArgs, group: &Group, base: &Path) -> Outcome<Vec<Result
                 messages: TRIAL,
                 ..system.clone()
             };
-            about(run(&trial, base)?.rate, LASTS, TRIAL)
+            about(run(&trial, base)?.rate, LASTS, 2 * TRIAL)
         };
         results.push(Results {
             name,

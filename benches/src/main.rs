@@ -15,6 +15,7 @@ mod document;
 mod fail;
 mod growth;
 mod load;
+mod pairs;
 mod postfix;
 mod proc;
 mod profile;

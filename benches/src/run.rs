@@ -154,6 +154,27 @@ impl Stage {
         Ok(stage)
     }
 
+    /// Where mail goes in.
+    pub(crate) fn port(&self) -> u16 {
+        self.system.port(self.originals.port)
+    }
+
+    /// Where originals arrive.
+    pub(crate) fn mailbox_port(&self) -> u16 {
+        self.originals.port
+    }
+
+    /// Waits for so many originals and copies, and fails unless they are exactly that many, whole.
+    pub(crate) fn verify(&mut self, originals: u64, copies: u64) -> Outcome<()> {
+        self.originals.wait_for(originals)?;
+        self.originals.verify(originals)?;
+        if let Some(sink) = &mut self.copies {
+            sink.wait_for(copies)?;
+            sink.verify(copies)?;
+        }
+        Ok(())
+    }
+
     /// The connector's processes.
     pub(crate) fn processes(&self) -> Vec<(&'static str, u32)> {
         match &self.system {
