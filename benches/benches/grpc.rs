@@ -41,7 +41,7 @@ fn call(bencher: Bencher<'_, '_>, batch: usize) {
     let runtime = Runtime::new().expect("a runtime");
     let (trigger, shutdown) = Trigger::new();
     let (mut client, server) = runtime.block_on(async {
-        let store = Store::new(Arc::from("bench"));
+        let store = Store::default();
         let metrics = PolicyMetrics::new(&Metrics::new("policy"));
         let address = "127.0.0.1:0".parse().expect("an address");
         let server = PolicyServer::bind(address, store, metrics).await.expect("a port");
@@ -86,6 +86,7 @@ fn encode_decisions(bencher: Bencher<'_, '_>, batch: usize) {
         .collect();
     bencher.counter(ItemsCount::new(batch)).bench_local(|| {
         let decisions = black_box(&decisions).iter().map(Into::into).collect();
-        v1::EvaluateResponse { decisions }.encode_to_vec()
+        let version = Some((&snapshot.version).into());
+        v1::EvaluateResponse { decisions, version }.encode_to_vec()
     });
 }

@@ -6,7 +6,8 @@
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a program for a terminal"
+    clippy::disallowed_methods,
+    reason = "a program for a terminal, which waits for the processes that it starts"
 )]
 
 mod backlog;

@@ -162,7 +162,7 @@ fn run(
         if matches!(next, Err(TryRecvError::Disconnected)) {
             return;
         }
-        std::thread::sleep(REST);
+        std::thread::park_timeout(REST);
     }
 }
 
