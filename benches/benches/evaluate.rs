@@ -4,6 +4,7 @@
 //! which is where the time could grow with rows times recipients.
 
 use divan::{Bencher, black_box};
+use tdc_benches::table::{envelope, snapshot};
 use tdc_core::evaluator::Snapshot;
 use tdc_core::pattern::Pattern;
 use tdc_core::policy::{
@@ -86,4 +87,39 @@ fn one_sender_and_one_of_100_recipient_patterns(bencher: Bencher<'_, '_>, recipi
         let any_of: Vec<String> = own.chain(["@company.example".to_owned()]).collect();
         row("@.partner.example", &any_of, &[format!("x{n}@absent.example")])
     });
+}
+
+/// Policies in the table, each with ten patterns of its own; the last one takes the recipients.
+const POLICIES: [usize; 5] = [1, 10, 100, 1_000, 10_000];
+const PATTERNS: usize = 10;
+
+#[divan::bench(args = POLICIES)]
+fn one_recipient(bencher: Bencher<'_, '_>, policies: usize) {
+    let snapshot = snapshot(policies, PATTERNS);
+    let envelope = envelope(policies - 1, 1);
+    assert_eq!(snapshot.evaluate(&envelope).copies.len(), 1);
+    bencher.bench_local(|| snapshot.evaluate(black_box(&envelope)));
+}
+
+#[divan::bench(args = POLICIES)]
+fn one_recipient_that_none_takes(bencher: Bencher<'_, '_>, policies: usize) {
+    let snapshot = snapshot(policies, PATTERNS);
+    let envelope = envelope(policies, 1);
+    assert_eq!(snapshot.evaluate(&envelope).copies.len(), 0);
+    bencher.bench_local(|| snapshot.evaluate(black_box(&envelope)));
+}
+
+#[divan::bench(args = [1, 10, 100, 1_000])]
+fn recipients_with_1000_policies(bencher: Bencher<'_, '_>, recipients: usize) {
+    let snapshot = snapshot(1_000, PATTERNS);
+    let envelope = envelope(999, recipients);
+    bencher.bench_local(|| snapshot.evaluate(black_box(&envelope)));
+}
+
+#[divan::bench(args = [100, 1_000, 10_000], sample_count = 10)]
+fn compile(bencher: Bencher<'_, '_>, policies: usize) {
+    let snapshot = snapshot(policies, PATTERNS);
+    bencher
+        .with_inputs(|| (snapshot.version.clone(), snapshot.table.clone()))
+        .bench_local_values(|(version, table)| Snapshot::new(version, table));
 }
