@@ -63,8 +63,11 @@ impl Postfix {
 
 impl Drop for Postfix {
     fn drop(&mut self) {
-        // It says itself what went wrong; its folder goes with the run.
+        // It says itself what went wrong.
         let _ = postfix(&self.etc, "stop");
+        if let Some(dir) = self.etc.parent() {
+            let _ = fs::remove_dir_all(dir);
+        }
     }
 }
 

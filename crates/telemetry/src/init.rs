@@ -92,13 +92,17 @@ pub fn init(config: &Config) -> Result<Guard, InitError> {
             .with_threads(false)
             .with_target(false)
             .with_filter(filter_fn(is_exported))
+            .boxed()
     });
     // Lines show no spans: without traces none is made, which would cost every message its names and fields.
     let lines = tracing_subscriber::fmt::layer()
         .event_format(Lines(format))
         .with_writer(output.lines())
-        .with_filter(filter.and(filter_fn(is_event)));
-    let subscriber = tracing_subscriber::registry().with(lines).with(spans);
+        .with_filter(filter.and(filter_fn(is_event)))
+        .boxed();
+    // A list, because an optional layer that is not there would want every span.
+    let layers: Vec<_> = [lines].into_iter().chain(spans).collect();
+    let subscriber = tracing_subscriber::registry().with(layers);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| InitError::AlreadySet)?;
     Ok(Guard {
         output,

@@ -46,7 +46,7 @@ fn child() {
         let config = Config {
             role: "worker",
             log_format: LogFormat::Json,
-            log_filter: "warn".into(),
+            log_filter: "info".into(),
             instance: "worker-0".into(),
         };
         let guard = match init(&config) {
@@ -59,6 +59,11 @@ fn child() {
         for _ in 0..spans {
             let span = tracing::info_span!(target: "tdc_delivery", "journal.deliver", attempt = 1);
             set_parent(&span, &format!("00-{TRACE}-{PARENT}-01"), "");
+            assert_eq!(
+                span.is_disabled(),
+                !guard.is_tracing(),
+                "a span is made to be exported"
+            );
             let _entered = span.enter();
             let _other = tracing::info_span!(target: "h2::client", "poll").entered();
             tracing::warn!(to = ADDRESS, "An event must not leave through a span.");
