@@ -8,7 +8,7 @@ FUZZ_SECONDS ?= 60
 # The Debian packages of the real clients and servers that the tests use.
 TEST_PACKAGES := redis-server swaks libnet-ssleay-perl postfix
 # Where etcd, kube-apiserver and kubectl come from when KUBEBUILDER_ASSETS does not name their folder.
-CLUSTER ?= ../shared/cluster/cluster
+CLUSTER ?= $(firstword $(wildcard ../shared/cluster/cluster ../../shared/cluster/cluster) cluster)
 APISERVER := if [ -z "$$KUBEBUILDER_ASSETS" ] && [ -x $(CLUSTER) ]; then \
 	  $(CLUSTER) bin && eval "$$($(CLUSTER) env | grep KUBEBUILDER_ASSETS)"; fi;
 
@@ -101,8 +101,6 @@ deny: ## licences, sources and duplicate versions of the dependencies, where car
 	  { echo "cargo-deny cannot be installed here; skipped"; exit 0; }; \
 	if command -v cargo-deny >/dev/null; then $(CARGO) deny --locked check bans licenses sources; fi
 
-# The test cluster's script, and the machine's own tools where it is not there.
-CLUSTER ?= $(firstword $(wildcard ../shared/cluster/cluster ../../shared/cluster/cluster) cluster)
 IMAGE ?= tdc:dev
 RELEASE := target/$(TARGET)/release/tdc
 AUTHORITIES := /etc/ssl/certs/ca-certificates.crt

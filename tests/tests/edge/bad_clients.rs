@@ -206,7 +206,10 @@ fn ten_thousand_idle_connections() {
             .map(|n| connect_from(rig.smtp, &format!("127.0.0.{}", 1 + n % 8)))
             .collect()
     });
-    assert!(rig.metric("tdc_ingress_connections_open") <= 2100.0);
+    // Those that made room take a moment to close.
+    wait_for("no more connections to be open than may be", || {
+        (rig.metric("tdc_ingress_connections_open") <= 2100.0).then_some(())
+    });
     // 2,000 sessions may be open; each has some buffers.
     assert!(grown < 200 * 1024 * 1024, "{grown} octets more");
     let evicted = rig.metric("tdc_ingress_sessions_closed_total{reason=\"evicted\"}");
