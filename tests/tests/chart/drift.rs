@@ -8,7 +8,8 @@ use serde_json::Value;
 use tdc_tests::process::tdc;
 
 use crate::helm::{
-    all, arguments, chart, documents, get, list, render, repository, run_in, text, with_required,
+    KNOWN, TEMPLATE, all, arguments, chart, documents, get, list, render, repository, run_in, text,
+    with_required,
 };
 use crate::pods::EVERYTHING;
 

@@ -50,12 +50,7 @@ pub(crate) fn with_required(values: &str) -> String {
 }
 
 /// Runs a command of Helm on a chart, with values on its standard input.
-pub(crate) fn run_in(
-    chart: &Path,
-    arguments: &[&str],
-    values: &str,
-    flags: &[&str],
-) -> Result<String, String> {
+pub(crate) fn run_in(chart: &Path, arguments: &[&str], values: &str) -> Result<String, String> {
     let (command, rest) = arguments.split_first().unwrap();
     let (name, rest) = rest.split_first().unwrap();
     let mut helm = Command::new("helm")
