@@ -238,9 +238,14 @@ impl Connection {
 
     /// True while the server has neither closed the connection nor said anything unasked (a 421, say).
     pub(super) fn is_quiet(&mut self) -> bool {
+        if !self.input.is_empty() {
+            return false;
+        }
         self.input.reserve(READ);
-        // Tickets of TLS are read on the way; they are nothing that the server says.
-        self.input.is_empty() && self.stream.read_buf(&mut self.input).now_or_never().is_none()
+        // Tickets of TLS are read on the way; they are nothing that the server says. Without the runtime's budget for a
+        // task: one that has just written much would be told that nothing is there, whatever is.
+        let read = tokio::task::unconstrained(self.stream.read_buf(&mut self.input));
+        read.now_or_never().is_none()
     }
 
     /// What the server said when it broke a message off, if it did: the sender had better hear that.
