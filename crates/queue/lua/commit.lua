@@ -3,4 +3,6 @@
 -- Returns for each 1 (committed), 0 (was so before), -1 (no such entry)
 -- Keeps true: state, place in the stream and counter change together; each entry has exactly one place.
 
-return commit({ unpack(ARGV, 3) }, false)
+local out = {}
+for i = 3, #ARGV do out[#out + 1] = commit(ARGV[i], false) end
+return out

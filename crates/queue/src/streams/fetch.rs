@@ -10,7 +10,6 @@ use redis::Value;
 use tracing::warn;
 
 use super::script::body;
-use super::steps::Rows;
 use super::{RedisQueue, read};
 use crate::entry::{ClaimRef, Claimed, Claims, End, EntryKey, EntryMeta, Expired, short};
 use crate::{JournalQueue, QueueError};
@@ -102,15 +101,14 @@ impl RedisQueue {
         &self,
         intake: &str,
         consumer: &str,
-        rows: Rows,
+        rows: Vec<[Value; 9]>,
+        over: Vec<[Value; 9]>,
     ) -> Result<Claims, QueueError> {
         let handed = rows
-            .claimed
             .into_iter()
             .map(|row| Handed::new(intake, row))
             .collect::<Result<Vec<_>, QueueError>>()?;
-        let expired = rows
-            .expired
+        let expired = over
             .into_iter()
             .map(|row| expired(intake, row))
             .collect::<Result<Vec<_>, QueueError>>()?;

@@ -14,8 +14,6 @@ mod link;
 mod options;
 mod script;
 mod server;
-mod steps;
-mod together;
 mod trust;
 
 pub use options::RedisOptions;
@@ -27,14 +25,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::join_all;
 use redis::{Cmd, FromRedisValue, Pipeline, Value};
 use tokio::task::JoinHandle;
 
 use self::link::Link;
 use self::options::millis;
 use self::script::{body, call, call_each, key};
-use self::steps::{Claim, Complete, Steps};
 use self::trust::Trust;
 use crate::doorbell::Doorbell;
 use crate::entry::{
@@ -61,8 +57,6 @@ pub struct RedisQueue {
     control: Link,
     /// For bodies.
     bodies: Link,
-    /// The steps of many callers that go out as one, over `control`.
-    steps: Steps,
     options: RedisOptions,
     bell: Arc<Doorbell>,
     trust: Arc<Trust>,
@@ -87,7 +81,6 @@ impl RedisQueue {
         let bell = Arc::new(Doorbell::default());
         let listener = tokio::spawn(bell::listen(client, Arc::clone(&bell), Arc::clone(&trust)));
         Ok(Self {
-            steps: Steps::start(&control, &options),
             control,
             bodies,
             options,
@@ -224,8 +217,19 @@ impl JournalQueue for RedisQueue {
     }
 
     async fn commit(&self, entries: &[EntryKey]) -> Result<(), QueueError> {
-        let steps = entries.iter().map(|entry| self.steps.commit.step(entry.clone()));
-        join_all(steps).await.into_iter().collect()
+        let items = entries.iter().map(|entry| (&*entry.intake, &*entry.id));
+        let replies = self
+            .each_intake(items, |intake, ids| {
+                call_each(&script::COMMIT, intake, &self.options, ids)
+            })
+            .await?;
+        for (ids, reply) in replies {
+            let results: Vec<i64> = read(reply)?;
+            if let Some((id, _)) = ids.iter().zip(results).find(|(_, result)| *result < 0) {
+                return Err(QueueError::Unknown((*id).to_owned()));
+            }
+        }
+        Ok(())
     }
 
     async fn abort(&self, entries: &[EntryKey]) -> Result<(), QueueError> {
@@ -241,13 +245,12 @@ impl JournalQueue for RedisQueue {
         if max == 0 {
             return Ok(Claims::default());
         }
-        let step = Claim {
-            intake: intake.into(),
-            consumer: consumer.into(),
-            max,
-        };
-        let rows = self.steps.claim.step(step).await?;
-        self.fetch_claimed(intake, consumer, rows).await
+        let options = &self.options;
+        let mut cmd = call(&script::CLAIM, intake, options);
+        cmd.arg(consumer).arg(max).arg(options.claim_bytes);
+        cmd.arg(millis(options.takeover)).arg(millis(options.scan_every));
+        let (rows, expired): (Vec<[Value; 9]>, Vec<[Value; 9]>) = read(self.control.one(cmd).await?)?;
+        self.fetch_claimed(intake, consumer, rows, expired).await
     }
 
     async fn heartbeat(&self, consumer: &str, claimed: &[ClaimRef]) -> Result<(), QueueError> {
@@ -255,12 +258,12 @@ impl JournalQueue for RedisQueue {
     }
 
     async fn complete(&self, consumer: &str, claimed: &ClaimRef, end: End) -> Result<bool, QueueError> {
-        let step = Complete {
-            consumer: consumer.into(),
-            claim: claimed.clone(),
-            end,
+        let Some(mut cmd) = self.claim_call(&script::COMPLETE, consumer, claimed) else {
+            return Ok(false);
         };
-        self.steps.complete.step(step).await
+        let (class, detail) = end.reason();
+        cmd.arg(end.counter()).arg(class).arg(detail);
+        read(self.control.one(cmd).await?)
     }
 
     async fn retry(
