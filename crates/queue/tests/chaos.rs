@@ -40,7 +40,9 @@ struct Line {
     arrived: u32,
     /// `complete` answered that it ended.
     ended: u32,
-    /// It was handed out after that.
+    /// When it did so for the first time.
+    ended_at: Option<Instant>,
+    /// A claim that was asked for after that handed it out.
     raised: bool,
     in_doubt: bool,
     /// An end was not answered, or came too late: a second copy is explained.
@@ -96,6 +98,7 @@ async fn produce(queue: Arc<RedisQueue>, ledger: Arc<Ledger>, size: usize) {
 
 async fn work(queue: Arc<RedisQueue>, ledger: Arc<Ledger>, name: String, done: Arc<AtomicBool>) {
     while !done.load(Ordering::Acquire) {
+        let asked = Instant::now();
         let Ok(claims) = queue.claim(INTAKE, &name, 5).await else {
             sleep(Duration::from_millis(50)).await;
             continue;
@@ -107,12 +110,16 @@ async fn work(queue: Arc<RedisQueue>, ledger: Arc<Ledger>, name: String, done: A
         for claimed in claims.entries {
             ledger.note(&claimed.claim.key.id, |line| {
                 line.arrived += 1;
-                line.raised |= line.ended > 0;
+                // Not merely worked on after that: without a heartbeat the claims of a batch lapse while it waits.
+                line.raised |= line.ended_at.is_some_and(|ended| ended < asked);
                 line.in_doubt |= claimed.in_doubt;
             });
             let ended = settle(&queue, &name, &claimed.claim).await;
             ledger.note(&claimed.claim.key.id, |line| match ended {
-                Some(true) => line.ended += 1,
+                Some(true) => {
+                    line.ended += 1;
+                    line.ended_at.get_or_insert_with(Instant::now);
+                }
                 _ => line.excused = true,
             });
         }
