@@ -129,22 +129,30 @@ image-load: ## loads the image into the test cluster (after `make release`), or 
 	  $(CLUSTER) load $(IMAGE) --entrypoint /tdc $(RELEASE):/tdc $(AUTHORITIES):$(AUTHORITIES); \
 	fi
 
+# Prometheus's own checker of expressions and alerts, out of Debian's package; the server is not installed.
+target/tools/promtool:
+	@mkdir -p $(@D) && cd $(@D) && { apt-get download -qq prometheus 2>/dev/null || \
+	  { $$([ "$$(id -u)" = 0 ] || echo sudo) apt-get update -qq && apt-get download -qq prometheus; }; } && \
+	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xf - --strip-components=3 ./usr/bin/promtool && rm prometheus_*.deb
+
+# The tests of chart and cluster are built as `make test` builds: with another selection of packages, dependencies
+# have other features and would all be built a second time.
 .PHONY: chart-lint
-chart-lint: build ## lints the chart and tests its templates; needs no cluster
-	@set -e; $(CLUSTER) bin; eval "$$($(CLUSTER) env)"; \
+chart-lint: build target/tools/promtool ## lints the chart, tests its templates and alerts; needs no cluster
+	@set -e; $(CLUSTER) bin; eval "$$($(CLUSTER) env)"; export PATH="$$PWD/target/tools:$$PATH"; \
 	for values in deploy/demo/k8s/values.yaml charts/threat-defense-connector/ci/*-values.yaml; do \
 	  echo "helm lint -f $$values"; helm lint --quiet --strict charts/threat-defense-connector -f $$values; \
 	done; \
-	$(CARGO) test --locked -q -p tdc-tests --test chart
+	$(CARGO) test --locked -q --workspace --test chart
 
 .PHONY: test-cluster
 test-cluster: release test-tools ## installs the chart on a real cluster of this machine and sends mail through it; needs root
 	@set -e; \
-	$(CARGO) test --locked -q -p tdc-tests --test cluster --no-run; \
+	$(CARGO) test --locked -q --workspace --test cluster-tier --no-run; \
 	trap '$(CLUSTER) down --purge' EXIT; \
 	$(CLUSTER) up; $(CLUSTER) addons; $(MAKE) --no-print-directory image-load; \
 	eval "$$($(CLUSTER) env)"; \
-	$(CARGO) test --locked -q -p tdc-tests --test cluster -- $(CHECK)
+	$(CARGO) test --locked -q --workspace --test cluster-tier -- $(CHECK)
 
 .PHONY: kind-demo
 kind-demo: ## the demonstration in a kind cluster; needs docker, kind, kubectl, helm and the network

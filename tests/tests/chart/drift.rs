@@ -91,6 +91,58 @@ fn every_metric_of_alerts_and_dashboard_is_registered() {
     }
 }
 
+/// Each metric of an expression, with the values of labels that it is asked for; but for those that Prometheus adds.
+fn values_asked_for(expression: &str) -> Vec<(String, String)> {
+    let of_the_release = ["namespace", "job", "app_kubernetes_io_component"];
+    let selectors = expression.split('{').collect::<Vec<_>>();
+    let mut asked = Vec::new();
+    for pair in selectors.windows(2) {
+        let metric = pair[0]
+            .rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .next()
+            .unwrap();
+        let words: Vec<&str> = pair[1].split('}').next().unwrap().split('"').collect();
+        for label in words.chunks_exact(2) {
+            let name = label[0].trim_matches([',', '=', '~', '!']);
+            if !of_the_release.contains(&name) {
+                let values = label[1].split('|');
+                asked.extend(values.map(|value| (metric.to_owned(), value.to_owned())));
+            }
+        }
+    }
+    asked
+}
+
+#[test]
+fn every_value_of_a_label_in_an_alert_is_one_that_is_described() {
+    let operations = std::fs::read_to_string(repository("docs/operations.md")).unwrap();
+    let objects = render(EVERYTHING);
+    let rules = &get(&objects, "PrometheusRule", "tdc-metrics")["spec"]["groups"][0]["rules"];
+    let metrics = operations.split("\n## Metrics\n").nth(1).unwrap();
+    let mut count = 0;
+    for rule in list(rules) {
+        for (metric, value) in values_asked_for(&text(&rule["expr"])) {
+            let name = metric.splitn(3, '_').nth(2).unwrap().trim_end_matches("_total");
+            let row = metrics
+                .lines()
+                .find(|line| line.starts_with('|') && line.contains(&format!("`{name}{{")))
+                .unwrap_or_else(|| panic!("{metric} is not described"));
+            // A prefix of several: queue_.+
+            let known = match value.strip_suffix(".+") {
+                Some(prefix) => row.contains(&format!("`{prefix}")),
+                None => row.contains(&format!("`{value}`")),
+            };
+            assert!(
+                known,
+                "{}: {metric} is never {value}: {row}",
+                text(&rule["alert"])
+            );
+            count += 1;
+        }
+    }
+    assert!(count >= 8, "{count}");
+}
+
 #[test]
 fn every_alert_is_described() {
     let operations = std::fs::read_to_string(repository("docs/operations.md")).unwrap();

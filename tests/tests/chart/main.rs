@@ -1,6 +1,6 @@
 //! The templates of the chart, without a cluster: what `helm template` makes of tables of values.
 //!
-//! Needs `helm` (3 or 4) on the PATH, and is run by `make chart-lint`.
+//! Needs `helm` (3 or 4) and `promtool` on the PATH, and is run by `make chart-lint`.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +10,7 @@
 )]
 
 mod access;
+mod alerts;
 mod drift;
 mod helm;
 mod pods;

@@ -1,6 +1,7 @@
 //! kubectl and Helm as an operator uses them, and waiting.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -76,6 +77,17 @@ pub(crate) fn get(words: &str) -> Value {
 /// `kubectl apply -f -`; its warnings.
 pub(crate) fn apply(manifest: &str) -> String {
     text(&feed("kubectl", &["apply", "-f", "-"], manifest).stderr)
+}
+
+/// The body at a path of a web server of the cluster.
+pub(crate) fn http(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: cluster\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{address}{path}: {head}");
+    body.to_owned()
 }
 
 /// Asks until there is an answer.

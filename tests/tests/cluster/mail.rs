@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::ends::{copies, intake, mailbox};
 use crate::installation::{SMTP, SMTP_PROXY, programmed};
-use crate::kubectl::{NAMESPACE, attempt, kubectl, run, run_id, text, wait_for};
+use crate::kubectl::{NAMESPACE, attempt, feed, get, kubectl, run, run_id, text, wait_for};
 
 /// A Message-ID of this run.
 fn id(name: &str) -> String {
@@ -196,6 +196,46 @@ pub(crate) fn listeners() -> String {
     let bare = hears(SMTP_PROXY, "EHLO sender.example\r\n");
     assert!(!bare.contains("250"), "no header on the other: {bare:?}");
     "STARTTLS; PROXY v1 names the client; each listener refuses what is for the other".to_owned()
+}
+
+/// A real client on the port that begins with TLS; it verifies the chain up to the authority of the Secret.
+pub(crate) fn implicit_tls() -> String {
+    let secret = get(&format!("secret -n {NAMESPACE} smtp-tls"));
+    let dir = tempfile::tempdir().unwrap();
+    let authority = dir.path().join("ca.pem");
+    let encoded = secret["data"]["ca.crt"].as_str().unwrap();
+    let decoded = feed("base64", &["-d"], encoded).stdout;
+    std::fs::write(&authority, decoded).unwrap();
+    let service = get(&format!("service -n {NAMESPACE} tdc-ingress"));
+    let address = service["spec"]["clusterIP"].as_str().unwrap();
+    let (id, header) = (id("implicit"), format!("Message-Id: <{}>", id("implicit")));
+    let words = format!(
+        "--server {address} --port 465 --tls-on-connect --tls-verify --tls-ca-path {} --helo sender.example \
+         --from a@sender.example --to ann@company.example --timeout 60 --header",
+        authority.display()
+    );
+    let words: Vec<&str> = words.split_whitespace().chain([header.as_str()]).collect();
+    let transcript = text(&run("swaks", &words).stdout);
+    let begun_with_tls = transcript.find("=== TLS started").unwrap() < transcript.find("220 ").unwrap();
+    assert!(begun_with_tls, "{transcript}");
+    let copy = copies(&id, 1).remove(0);
+    assert_eq!(mailbox()[&id][0].original, copy.original);
+    let server = format!("{address}:465");
+    let other = [
+        "--server",
+        &server,
+        "--from",
+        "a@b.example",
+        "--to",
+        "ann@company.example",
+        "--timeout",
+        "5",
+    ];
+    assert!(
+        !attempt("swaks", &other, "").status.success(),
+        "nothing in the clear on this port"
+    );
+    "swaks on port 465, TLS before the greeting, certificate verified; nothing in the clear there".to_owned()
 }
 
 pub(crate) fn policy_change() -> String {

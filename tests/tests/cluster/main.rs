@@ -20,6 +20,7 @@ mod installation;
 mod kubectl;
 mod load;
 mod mail;
+mod metrics;
 mod removal;
 mod schemas;
 mod trace;
@@ -36,9 +37,11 @@ const CHECKS: &[Check] = &[
     ),
     ("both ends and Jaeger run", installation::both_ends),
     (
-        "helm install, level restricted, no warning",
+        "helm install, level restricted, no warning, no restart",
         installation::install,
     ),
+    ("warnings are heard here", installation::warnings_are_heard),
+    ("from a container's start to ready", installation::start_times),
     ("resources by kubectl become Programmed", installation::resources),
     ("helm test", installation::helm_test),
     ("swaks: original and copy, octet for octet", mail::one_message),
@@ -46,8 +49,10 @@ const CHECKS: &[Check] = &[
     ("recipients and intakes by policy", mail::by_policy),
     ("smtp-source: 300 messages", mail::smtp_source),
     ("STARTTLS, and two listeners with PROXY", mail::listeners),
+    ("implicit TLS", mail::implicit_tls),
     ("one trace over three pods in Jaeger", trace::one_trace),
     ("a policy changed by kubectl takes effect", mail::policy_change),
+    ("alerts and dashboard", metrics::alerts_and_dashboard),
     ("ingress pods deleted under load", disruption::ingress_deleted),
     ("worker pods deleted under load", disruption::workers_deleted),
     ("rolling helm upgrade under load", disruption::upgrade),
@@ -69,16 +74,22 @@ fn main() {
     // For the one who looks for a fault, on an installation that is there: the check to begin with.
     let first = std::env::args().nth(1).unwrap_or_default();
     let begun = Instant::now();
+    let mut passed = 0;
     for (name, check) in CHECKS.iter().skip_while(|(name, _)| !name.contains(&first)) {
         let at = Instant::now();
         match std::panic::catch_unwind(check) {
-            Ok(measured) => println!("ok   {:>5.1} s  {name}: {measured}", at.elapsed().as_secs_f32()),
+            Ok(measured) => {
+                println!("ok   {:>5.1} s  {name}: {measured}", at.elapsed().as_secs_f32());
+                passed += 1;
+            }
             Err(_) => {
                 println!("FAIL {:>5.1} s  {name}", at.elapsed().as_secs_f32());
                 kubectl::show_everything();
+                println!("{passed} passed, 1 failed");
                 std::process::exit(1);
             }
         }
     }
-    println!("all checks passed in {:.0} s", begun.elapsed().as_secs_f32());
+    println!("All checks passed in {:.0} s.", begun.elapsed().as_secs_f32());
+    println!("{passed} passed, 0 failed");
 }

@@ -86,22 +86,15 @@ pub(crate) fn manifests_are_valid() -> String {
     let schemas = write_schemas(dir.path());
     let chart = repository("charts/threat-defense-connector");
     let mut files = Vec::new();
-    for values in [
-        "deploy/demo/k8s/values.yaml",
-        "charts/threat-defense-connector/ci/everything-values.yaml",
-        "charts/threat-defense-connector/ci/keda-values.yaml",
-    ] {
+    let ci = std::fs::read_dir(format!("{chart}/ci")).unwrap();
+    let mut values: Vec<String> = ci
+        .map(|entry| entry.unwrap().path().to_str().unwrap().to_owned())
+        .collect();
+    values.push(repository("deploy/demo/k8s/values.yaml"));
+    assert!(values.len() >= 3, "{values:?}");
+    for values in values {
         let known = "--api-versions=tdc.dev/v1alpha1/MailPolicy";
-        let words = [
-            "template",
-            "tdc",
-            &chart,
-            "-n",
-            "mail",
-            known,
-            "-f",
-            &repository(values),
-        ];
+        let words = ["template", "tdc", &chart, "-n", "mail", known, "-f", &values];
         let manifest = run("helm", &words);
         let file = dir.path().join(format!("{}.yaml", files.len()));
         std::fs::write(&file, manifest.stdout).unwrap();

@@ -1,12 +1,10 @@
 //! The trace of one message, as Jaeger's query API tells it.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 
 use serde_json::Value;
 
-use crate::kubectl::{DEMO, get, wait_for};
+use crate::kubectl::{DEMO, get, http, wait_for};
 
 /// Each span, the span above it, and the role whose pod sent it.
 const EXPECTED: &[(&str, Option<&str>, &str)] = &[
@@ -26,12 +24,8 @@ const EXPECTED: &[(&str, Option<&str>, &str)] = &[
 fn query(path: &str) -> Value {
     let service = get(&format!("service -n {DEMO} jaeger"));
     let address = format!("{}:16686", service["spec"]["clusterIP"].as_str().unwrap());
-    let mut stream = TcpStream::connect(&address).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: jaeger\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let body = answer.split_once("\r\n\r\n").unwrap().1;
-    serde_json::from_str(body).unwrap_or_else(|error| panic!("{path}: {error}: {answer}"))
+    let body = http(&address, path);
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}"))
 }
 
 /// A span's parent in the trace; `None` at the root.
