@@ -145,12 +145,16 @@ chart-lint: build target/tools/promtool ## lints the chart, tests its templates 
 	done; \
 	$(CARGO) test --locked -q --workspace --test chart
 
+# The chart's default image, for the commands of the README.
+DEFAULT_IMAGE := ghcr.io/threat-defense-connector/tdc:$(shell sed -n 's/^appVersion: *//p' charts/threat-defense-connector/Chart.yaml)
+
 .PHONY: test-cluster
 test-cluster: release test-tools ## installs the chart on a real cluster of this machine and sends mail through it; needs root
 	@set -e; \
 	$(CARGO) test --locked -q --workspace --test cluster-tier --no-run; \
-	trap '$(CLUSTER) down --purge' EXIT; \
-	$(CLUSTER) up; $(CLUSTER) addons; $(MAKE) --no-print-directory image-load; \
+	trap '$(CLUSTER) down --purge' EXIT; trap 'exit 130' INT TERM; \
+	$(CLUSTER) up; $(CLUSTER) addons; \
+	for image in $(IMAGE) $(DEFAULT_IMAGE); do $(MAKE) --no-print-directory image-load IMAGE=$$image; done; \
 	eval "$$($(CLUSTER) env)"; \
 	$(CARGO) test --locked -q --workspace --test cluster-tier -- $(CHECK)
 

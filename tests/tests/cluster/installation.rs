@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::kubectl::{DEMO, NAMESPACE, apply, attempt, feed, get, kubectl, repository, run, text, wait_for};
+use crate::kubectl::{
+    DEMO, NAMESPACE, apply, attempt, feed, get, kubectl, pods, repository, run, text, wait_for,
+};
 
 /// Node port of the plain listener.
 pub(crate) const SMTP: u16 = 30025;
@@ -62,15 +64,23 @@ pub(crate) fn both_ends() -> String {
     demo("ends");
     let address = get(&format!("service -n {DEMO} intake"))["spec"]["clusterIP"].clone();
     let address = address.as_str().unwrap();
+    zone(
+        "intake.test",
+        &format!("@ 60 IN MX 10 mx\nmx 60 IN A {address}\n"),
+    );
+    format!("mailbox, intake (mx.intake.test is {address}), Jaeger")
+}
+
+/// Records of a domain, for the pods of this cluster.
+pub(crate) fn zone(domain: &str, records: &str) {
     // A zone is read again when its serial number grows.
     let serial = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
     let zone = format!(
-        "$ORIGIN intake.test.\n@ 60 IN SOA ns.intake.test. hostmaster.intake.test. {serial} 60 60 60 60\n\
-         @ 60 IN NS ns\nns 60 IN A 10.88.0.1\n@ 60 IN MX 10 mx\nmx 60 IN A {address}\n"
+        "$ORIGIN {domain}.\n@ 60 IN SOA ns.{domain}. hostmaster.{domain}. {serial} 60 60 60 60\n\
+         @ 60 IN NS ns\nns 60 IN A 10.88.0.1\n{records}"
     );
     let home = std::env::var("TDC_CLUSTER_HOME").unwrap_or_else(|_| "/var/lib/tdc-cluster".to_owned());
-    std::fs::write(format!("{home}/zones/intake.test.zone"), zone).unwrap();
-    format!("mailbox, intake (mx.intake.test is {address}), Jaeger")
+    std::fs::write(format!("{home}/zones/{domain}.zone"), zone).unwrap();
 }
 
 /// A Secret with an authority, a certificate and a key, by the names that cert-manager uses.
@@ -146,10 +156,8 @@ pub(crate) fn start_times() -> String {
     let times: Vec<String> = ["ingress", "policy", "worker", "operator"]
         .iter()
         .map(|role| {
-            let list = get(&format!(
-                "pods -n {NAMESPACE} -l app.kubernetes.io/component={role}"
-            ));
-            let seconds = list["items"].as_array().unwrap().iter().map(|pod| {
+            let seconds = pods(role).into_iter().map(|pod| {
+                let pod = get(&format!("pod -n {NAMESPACE} {pod}"));
                 let started = &pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"];
                 let conditions = pod["status"]["conditions"].as_array().unwrap();
                 let ready = conditions.iter().find(|condition| condition["type"] == "Ready");

@@ -229,7 +229,7 @@ pub(crate) fn implicit_tls() -> String {
         "--to",
         "ann@company.example",
         "--timeout",
-        "5",
+        "2",
     ];
     assert!(
         !attempt("swaks", &other, "").status.success(),

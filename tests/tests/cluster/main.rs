@@ -21,6 +21,7 @@ mod kubectl;
 mod load;
 mod mail;
 mod metrics;
+mod readme;
 mod removal;
 mod schemas;
 mod trace;
@@ -56,6 +57,10 @@ const CHECKS: &[Check] = &[
     ("ingress pods deleted under load", disruption::ingress_deleted),
     ("worker pods deleted under load", disruption::workers_deleted),
     ("rolling helm upgrade under load", disruption::upgrade),
+    (
+        "from a container's start to ready, where the others run",
+        installation::start_times,
+    ),
     ("workers scaled 1, 4, 1 under load", disruption::scaling),
     (
         "operator and policy deleted under load",
@@ -68,6 +73,7 @@ const CHECKS: &[Check] = &[
         "resources as values: installed, upgraded, removed",
         removal::values_as_resources,
     ),
+    ("the commands of README and notes, literally", readme::install),
 ];
 
 fn main() {
