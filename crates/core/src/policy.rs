@@ -173,6 +173,16 @@ pub struct Row {
     pub recipients: Option<RecipientCondition>,
     /// How the two go together when both are present.
     pub combine: Combine,
+    /// How many rows stand before it in the policy as it is written and are not here, because they cannot be read: for
+    /// its number as a person counts it, see [`Row::number`].
+    pub left_out: u32,
+}
+
+impl Row {
+    /// Its number in the policy as it is written, from 0, when this is its place here.
+    pub fn number(&self, place: usize) -> usize {
+        place + self.left_out as usize
+    }
 }
 
 /// Holds for a sender that `any_of` matches (or is empty) and `none_of` does not. Never for the null sender.

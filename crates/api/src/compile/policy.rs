@@ -45,13 +45,13 @@ fn one(
     default_intake: &DefaultIntake,
 ) -> (Option<policy::Policy>, Verdict) {
     let mut problems = Vec::new();
-    let rows: Vec<_> = object
-        .spec
-        .users
-        .iter()
-        .enumerate()
-        .filter_map(|(at, user)| row(at, user, &mut problems))
-        .collect();
+    let mut rows: Vec<policy::Row> = Vec::with_capacity(object.spec.users.len());
+    for (at, user) in object.spec.users.iter().enumerate() {
+        if let Some(mut row) = row(at, user, &mut problems) {
+            row.left_out = u32::try_from(at - rows.len()).unwrap_or(u32::MAX);
+            rows.push(row);
+        }
+    }
     // No rows at all would take everyone: a policy that lost all of its rows must not turn into that one.
     let lost = rows.is_empty() && !object.spec.users.is_empty();
     let consequence = if lost {
@@ -59,10 +59,13 @@ fn one(
     } else {
         "Until repaired it takes only whom the rest selects."
     };
-    let accepted = Judgement::bad(&problems, consequence)
-        .unwrap_or_else(|| Judgement::good(Reason::Accepted, "The policy is in use."));
-
     let (journaling, reference) = resolve(&object.spec.journaling, intakes, default_intake);
+    let fine = match reference {
+        None => "The policy is in use.",
+        Some(_) => "The policy is valid; where it journals to is not there, see ResolvedRefs.",
+    };
+    let accepted =
+        Judgement::bad(&problems, consequence).unwrap_or_else(|| Judgement::good(Reason::Accepted, fine));
     let resolved = Judgement::bad(
         reference.as_slice(),
         "The mail that the policy takes follows failurePolicy.",
@@ -151,6 +154,7 @@ fn row(at: usize, user: &UserRow, problems: &mut Vec<Problem>) -> Option<policy:
             Combine::All => policy::Combine::All,
             Combine::Any => policy::Combine::Any,
         },
+        left_out: 0,
     })
 }
 

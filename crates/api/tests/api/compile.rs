@@ -196,6 +196,14 @@ fn references() {
         let resolved = &verdict(&compiled, "p").resolved_refs;
         assert_eq!(resolved.reason, reason, "{connector:?} {wanted}");
         assert_eq!(resolved.status, reason == Reason::ResolvedRefs);
+        let accepted = &verdict(&compiled, "p").accepted;
+        assert!(accepted.status, "it is written as it should be");
+        let in_use = accepted.message.contains("in use");
+        assert_eq!(
+            in_use, resolved.status,
+            "{connector:?} {wanted}: {}",
+            accepted.message
+        );
         match journaling(&compiled, "p") {
             Journaling::Intake(name) => assert_eq!(Some(&**name), intake, "{connector:?} {wanted}"),
             Journaling::Disabled => assert_eq!(wanted, "{ mode: Disabled }"),
@@ -411,6 +419,18 @@ fn unreadable_patterns() {
             found.accepted.message
         );
     }
+}
+
+/// A row keeps its number when others before it cannot be read.
+#[test]
+fn rows_are_counted_as_they_are_written() {
+    let users = "[{ senders: { anyOf: ['@a..b'] } }, { senders: { anyOf: [a@] } }, { senders: { anyOf: ['@a..b'] } }, \
+                 { senders: { anyOf: [b@] } }]";
+    let spec = format!("{{ users: {users}, journaling: {{ mode: Disabled }} }}");
+    let compiled = table(&[document("MailPolicy", "p", &spec)]);
+    let rows = compiled.table.policies[0].rows.iter().enumerate();
+    let numbers: Vec<usize> = rows.map(|(place, row)| row.number(place)).collect();
+    assert_eq!(numbers, [1, 3]);
 }
 
 fn shuffled(objects: &Objects, seed: &[usize]) -> Objects {

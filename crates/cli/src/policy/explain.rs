@@ -42,11 +42,21 @@ pub(super) fn decision(table: &PolicyTable, envelope: &Envelope, decision: &Deci
 
 fn taken_by(table: &PolicyTable, verdict: &RecipientVerdict) -> String {
     match (&verdict.policy, verdict.row) {
-        (Some(policy), Some(row)) => format!("policy {policy}, row {row}"),
+        (Some(policy), Some(place)) => {
+            let number = row(table, verdict).map_or(place, |row| row.number(place));
+            format!("policy {policy}, row {number}")
+        }
         (Some(policy), None) => format!("policy {policy} (no rows: everyone)"),
         (None, _) if !table.connector.enabled => "no policy (the connector is disabled)".to_owned(),
         (None, _) => "no policy (defaultJournaling)".to_owned(),
     }
+}
+
+/// The row that took a recipient.
+fn row<'a>(table: &'a PolicyTable, verdict: &RecipientVerdict) -> Option<&'a Row> {
+    let name = verdict.policy.as_ref()?;
+    let policy = table.policies.iter().find(|policy| policy.object.name == *name)?;
+    policy.rows.get(verdict.row?)
 }
 
 fn why(
@@ -55,9 +65,7 @@ fn why(
     recipient: &Mailbox,
     verdict: &RecipientVerdict,
 ) -> Option<String> {
-    let name = verdict.policy.as_ref()?;
-    let policy = table.policies.iter().find(|policy| policy.object.name == *name)?;
-    let row = policy.rows.get(verdict.row?)?;
+    let row = row(table, verdict)?;
     let mut reasons = Vec::new();
     if let (Some(condition), ReversePath::Mailbox(sender)) = (&row.senders, &envelope.sender) {
         if let Some(pattern) = condition.any_of.iter().find(|pattern| pattern.matches(sender)) {
@@ -127,8 +135,8 @@ fn policy_lines(text: &mut String, policy: &Policy) {
     if policy.rows.is_empty() {
         text.push_str("        everyone\n");
     }
-    for (number, row) in policy.rows.iter().enumerate() {
-        let _ = writeln!(text, "        row {number}: {}", row_text(row));
+    for (place, row) in policy.rows.iter().enumerate() {
+        let _ = writeln!(text, "        row {}: {}", row.number(place), row_text(row));
     }
 }
 

@@ -258,6 +258,7 @@ fn any_row() -> impl Strategy<Value = Row> {
             senders,
             recipients,
             combine: if any { Combine::Any } else { Combine::All },
+            left_out: 0,
         })
 }
 

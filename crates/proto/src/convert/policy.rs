@@ -33,6 +33,7 @@ impl From<&core::Policy> for v1::Policy {
                 core::Combine::All => v1::Combine::All.into(),
                 core::Combine::Any => v1::Combine::Any.into(),
             },
+            left_out: row.left_out,
         };
         Self {
             object: Some((&policy.object).into()),
@@ -75,5 +76,6 @@ fn row(row: v1::Row) -> Result<core::Row, ConvertError> {
         senders: row.senders.map(senders).transpose()?,
         recipients: row.recipients.map(recipients).transpose()?,
         combine,
+        left_out: row.left_out,
     })
 }

@@ -72,6 +72,7 @@ fn table() -> core::PolicyTable {
                     none_of: vec![pattern("e@")],
                 }),
                 combine: core::Combine::Any,
+                left_out: 2,
             }],
             journaling: core::Journaling::Unresolved("because".into()),
         }],
