@@ -13,9 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tdc_api::{Compiled, Kind};
-use tdc_cluster::{Cluster, Key};
+use tdc_cluster::{Cluster, Key, Scope};
 use tdc_queue::{Janitor, QueueError};
 
+use crate::Queue;
 use crate::metrics::OperatorMetrics;
 use crate::writer::Herald;
 
@@ -45,7 +46,7 @@ impl Default for Housekeeping {
 /// Rounds for ever.
 pub(crate) async fn run(
     housekeeping: Housekeeping,
-    queue: Option<Arc<dyn Janitor>>,
+    queue: Option<Queue>,
     cluster: Cluster,
     herald: Herald,
     metrics: OperatorMetrics,
@@ -55,7 +56,8 @@ pub(crate) async fn run(
     };
     let mut keeper = Keeper {
         housekeeping,
-        queue,
+        queue: queue.await,
+        qualified: matches!(cluster.scope(), Scope::All { .. }),
         herald,
         metrics,
         known: BTreeMap::new(),
@@ -82,6 +84,8 @@ pub(crate) async fn run(
 struct Keeper {
     housekeeping: Housekeeping,
     queue: Arc<dyn Janitor>,
+    /// Names in the queue begin with their namespace.
+    qualified: bool,
     herald: Herald,
     metrics: OperatorMetrics,
     /// Every intake that was seen, by the name of its queue: for the event when it is gone.
@@ -92,11 +96,6 @@ struct Keeper {
 
 impl Keeper {
     async fn round(&mut self, compiled: &Compiled) -> Result<(), QueueError> {
-        let qualified = compiled
-            .table
-            .intakes
-            .iter()
-            .any(|intake| intake.name.contains('/'));
         let mut present = BTreeSet::new();
         for verdict in compiled
             .verdicts
@@ -104,7 +103,7 @@ impl Keeper {
             .filter(|verdict| verdict.kind == Kind::IntakeAddress)
         {
             // One that is not accepted exists all the same: its queue is not an orphan.
-            let name = if qualified {
+            let name = if self.qualified {
                 format!("{}/{}", verdict.namespace, verdict.name)
             } else {
                 verdict.name.clone()

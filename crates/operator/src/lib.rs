@@ -31,6 +31,7 @@ mod replicas;
 pub mod rollout;
 mod writer;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +67,9 @@ pub struct OperatorConfig {
     pub housekeeping: Housekeeping,
 }
 
+/// The queue, once it answers: statuses do not wait for it.
+pub type Queue = Pin<Box<dyn Future<Output = Arc<dyn Janitor>> + Send>>;
+
 /// What an operator works with.
 pub struct Deps {
     /// The API server.
@@ -77,7 +81,7 @@ pub struct Deps {
     /// Looks whether an intake can be reached.
     pub probe: Probe,
     /// The queue; absent: nobody keeps it clean.
-    pub queue: Option<Arc<dyn Janitor>>,
+    pub queue: Option<Queue>,
     /// What is counted.
     pub metrics: OperatorMetrics,
 }

@@ -1,5 +1,7 @@
 //! Something is down: mail is kept by its sender, or goes on; nothing is lost.
 
+use std::process::Command;
+
 use tdc_core::journal::unwrap;
 
 use crate::stage::{Options, Process, Stage, tdc, wait_for};
@@ -45,6 +47,44 @@ fn a_role_that_starts_before_its_queue_waits_for_it() {
     stage.restart_redis();
     ingress.says("Accepting mail.");
     ingress.terminate();
+}
+
+#[test]
+fn all_in_one_process_waits_for_its_queue_too() {
+    let mut stage = Stage::build(Options::default());
+    stage.stop_redis();
+    let redis = format!("redis://127.0.0.1:{}/0", stage.redis_port);
+    let start = |config: &str| {
+        let mut role = Command::new(tdc());
+        role.args([
+            "standalone",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ])
+        .args([
+            "--next-hop",
+            &stage.next_hop.to_string(),
+            "--redis",
+            &redis,
+            "--config",
+        ])
+        .arg(stage.dir.path().join(config));
+        Process::start(stage.dir.path(), "standalone", &mut role)
+    };
+    // What no waiting mends is said at once.
+    let mut wrong = start("no-such-folder");
+    assert_eq!(wrong.ended().code(), Some(1), "{}", wrong.log());
+    let early = start("config");
+    early.says("The queue does not answer yet; waiting for it.");
+    assert!(
+        !early.log().contains("Accepting mail."),
+        "no port before the queue is there"
+    );
+    stage.restart_redis();
+    early.says("Accepting mail.");
+    early.terminate();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tdc_tests::process::{Process, tdc, wait_for};
+use tdc_tests::process::{Process, free_port, tdc, wait_for};
 
 use crate::namespace::Namespace;
 use crate::roles::{Operator, PolicyService, connector, http, intake, metric, policy};
@@ -183,6 +183,24 @@ fn the_oldest_connector_counts_and_the_others_are_told_so() {
     namespace.must(&["delete", "tdconn", "zz-first"]);
     namespace.shows("tdconn", "aa-second", "Accepted", "True", "Accepted");
     namespace.shows("tdconn", "aa-second", "Programmed", "True", "Programmed");
+}
+
+/// Statuses are no matter of the queue.
+#[test]
+fn it_works_without_its_queue() {
+    let Some(server) = server::shared() else { return };
+    let namespace = Namespace::new(server, "queueless");
+    let service = PolicyService::start(&namespace);
+    let redis = format!("redis://127.0.0.1:{}/0", free_port());
+    let operator = Operator::start(&namespace, service.address, &["--redis", &redis]);
+    namespace
+        .apply(&policy("a", 1, STAFF, "{ mode: Disabled }"))
+        .unwrap();
+    namespace.shows("mpol", "a", "Programmed", "True", "Programmed");
+    operator
+        .process
+        .says("The queue cannot be looked after; trying again.");
+    operator.process.terminate();
 }
 
 #[test]

@@ -8,8 +8,8 @@ use clap::Args;
 use tdc_cluster::Cluster;
 use tdc_delivery::Prober;
 use tdc_operator::janitor::Housekeeping;
-use tdc_operator::{Deps, OperatorConfig, OperatorMetrics, Probe};
-use tdc_queue::{Janitor, RedisOptions, RedisQueue};
+use tdc_operator::{Deps, OperatorConfig, OperatorMetrics, Probe, Queue};
+use tdc_queue::{Janitor, QueueError, RedisOptions, RedisQueue};
 
 use crate::args::{CommonArgs, GrpcTlsArgs, duration};
 use crate::cluster::ClusterArgs;
@@ -19,7 +19,7 @@ use tdc_proto::channel::PolicyAddress;
 
 /// The port of hosts that an MX look-up finds.
 const SMTP_PORT: u16 = 25;
-/// The first pause before the queue is asked for again at start; an operator goes on without it meanwhile.
+/// The pause before the queue is asked for again at start; statuses are written meanwhile.
 const QUEUE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Flags of `tdc operator`.
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: OperatorArgs) -> Result<(), CliError> {
     let cluster = Cluster::watch(&connection.client, scope);
     watch_resources(&process, &cluster, metrics.clone());
     let queue = match &args.redis {
-        Some(url) => Some(queue(url, &process).await?),
+        Some(url) => Some(queue(url).await?),
         None => None,
     };
     // Never used twice: an operator that is started again must not take the lease of the one before for its own.
@@ -99,21 +99,28 @@ fn prober(helo: &str, resolver: Option<SocketAddr>) -> Probe {
     })
 }
 
-/// Waits for a queue that does not answer yet; a wrong setting ends the process at once.
-async fn queue(url: &str, process: &Process) -> Result<Arc<dyn Janitor>, CliError> {
-    loop {
-        match RedisQueue::connect(url, RedisOptions::default()).await {
-            Ok(queue) => return Ok(Arc::new(queue)),
-            Err(error @ tdc_queue::QueueError::Unavailable(_)) => {
-                tracing::warn!(%error, "The queue does not answer; trying again before anything is written.");
-                tokio::select! {
-                    () = tokio::time::sleep(QUEUE_AGAIN) => {}
-                    () = process.shutdown.started() => return Err(CliError::text("stopped while waiting for the queue")),
+/// The queue once it answers; a wrong setting ends the process at once.
+async fn queue(url: &str) -> Result<Queue, CliError> {
+    let first = match RedisQueue::connect(url, RedisOptions::default()).await {
+        Err(error) if !matches!(error, QueueError::Unavailable(_)) => {
+            return Err(CliError::new("cannot use the queue (--redis)", error));
+        }
+        found => found,
+    };
+    let url = url.to_owned();
+    Ok(Box::pin(async move {
+        let mut found = first;
+        loop {
+            match found {
+                Ok(queue) => return Arc::new(queue) as Arc<dyn Janitor>,
+                Err(error) => {
+                    tracing::warn!(%error, "The queue cannot be looked after; trying again.");
                 }
             }
-            Err(error) => return Err(CliError::new("cannot use the queue (--redis)", error)),
+            tokio::time::sleep(QUEUE_AGAIN).await;
+            found = RedisQueue::connect(&url, RedisOptions::default()).await;
         }
-    }
+    }))
 }
 
 /// Ready when the resources were listed once; whether it holds the lease says nothing about readiness.

@@ -18,20 +18,26 @@ use crate::roles::{edge, worker};
 
 /// How often the policy files are looked at.
 pub(crate) const POLL: Duration = Duration::from_secs(1);
+/// The queue's part in readiness.
+const QUEUE: &str = "standalone/queue";
 
 pub(crate) async fn run(args: StandaloneArgs) -> Result<(), CliError> {
     let process = Process::start("standalone", &args.common).await?;
-    let queue: Arc<dyn JournalQueue> = match &args.redis {
-        Some(url) => process::redis(url).await?,
-        None => process::memory(),
-    };
-    process.watch_queue("standalone/queue", &queue);
+    // First what a person may have got wrong: it is said at once, also when the queue is not there yet.
     let files = ConfigWatcher::start(&args.config, POLL).await.map_err(|errors| {
         CliError::new(
             format!("--config {}", args.config.display()),
             format!("\n{errors}"),
         )
     })?;
+    let queue: Arc<dyn JournalQueue> = match &args.redis {
+        Some(url) => process.redis(QUEUE, url).await?,
+        None => {
+            let queue = process::memory();
+            process.watch_queue(QUEUE, &queue);
+            queue
+        }
+    };
     let feed = Feed::new(&process.instance, PolicyMetrics::new(&process.metrics));
     let snapshots = feed.follow(files.subscribe(), |loaded| Some(&loaded.compiled));
     let ids = Arc::new(IdSource::start(queue.clone()).await);
