@@ -19,20 +19,20 @@ use crate::server;
 pub(crate) struct Site<'a> {
     pub(crate) namespace: Namespace<'a>,
     pub(crate) policy: Option<PolicyService>,
-    policy_address: String,
+    pub(crate) policy_address: String,
     hosts: Option<PathBuf>,
     pub(crate) operator: Operator,
     ingress: Process,
     pub(crate) smtp: SocketAddr,
-    admin: SocketAddr,
-    worker: Option<Process>,
+    pub(crate) admin: SocketAddr,
+    pub(crate) worker: Option<Process>,
     redis_url: String,
-    intake: String,
+    pub(crate) intake: String,
     _held: [Process; 3],
 }
 
 impl<'a> Site<'a> {
-    fn build(namespace: Namespace<'a>, operator: &[&str], ingress: &[&str]) -> Self {
+    pub(crate) fn build(namespace: Namespace<'a>, operator: &[&str], ingress: &[&str]) -> Self {
         let policy = PolicyService::start(&namespace);
         Self::around(namespace, policy, None, operator, ingress)
     }
@@ -119,7 +119,7 @@ impl<'a> Site<'a> {
         site
     }
 
-    fn start_worker(&mut self) {
+    pub(crate) fn start_worker(&mut self) {
         let mut command = role(self.hosts.as_deref());
         command.args([
             "worker",
@@ -133,7 +133,7 @@ impl<'a> Site<'a> {
         self.worker = Some(worker);
     }
 
-    fn start_policy(&mut self) {
+    pub(crate) fn start_policy(&mut self) {
         let kubeconfig = self.namespace.kubeconfig("tdc-policy");
         self.policy = Some(PolicyService::with(
             &self.namespace,
@@ -143,12 +143,12 @@ impl<'a> Site<'a> {
         ));
     }
 
-    fn stop_policy(&mut self) {
+    pub(crate) fn stop_policy(&mut self) {
         self.policy.take().unwrap().process.kill();
     }
 
     /// The copies that arrived, whole.
-    fn copies(&self) -> Vec<String> {
+    pub(crate) fn copies(&self) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.namespace.dir.join("copies")) else {
             return Vec::new();
         };
@@ -158,7 +158,7 @@ impl<'a> Site<'a> {
     }
 
     /// Waits for the copy of the message with that subject.
-    fn copy_of(&self, subject: &str) {
+    pub(crate) fn copy_of(&self, subject: &str) {
         let line = format!("Subject: {subject}\r\n");
         wait_for(&format!("the copy of {subject}"), || {
             self.copies()

@@ -10,6 +10,8 @@
     reason = "a test ends with a panic, shows the logs of its processes, and has no runtime to block"
 )]
 
+mod away;
+mod everywhere;
 mod mail;
 mod namespace;
 mod operator;

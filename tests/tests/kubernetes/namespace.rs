@@ -26,32 +26,69 @@ pub(crate) struct Namespace<'a> {
     pub(crate) server: &'a ApiServer,
     pub(crate) name: String,
     pub(crate) dir: PathBuf,
+    /// Where the roles look for the API server.
+    pub(crate) port: u16,
+}
+
+/// What a role has rights in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Namespace,
+    Cluster,
 }
 
 impl<'a> Namespace<'a> {
     pub(crate) fn new(server: &'a ApiServer, prefix: &str) -> Self {
-        let name = server.unique(prefix);
-        let dir = server.folder(&name);
-        let namespace = Self { server, name, dir };
-        namespace.must(&["create", "namespace", &namespace.name]);
-        for (role, rules) in RULES {
-            namespace.grant(role, rules);
-        }
+        let namespace = Self::without_roles(server, prefix);
+        namespace.grant(Reach::Namespace);
         namespace
     }
 
-    /// What the chart makes of the file: a Role, bound to the role's account.
-    fn grant(&self, role: &str, file: &str) {
-        let file: Value =
-            serde_json::to_value(serde_yaml_ng::from_str::<serde_yaml_ng::Value>(file).unwrap()).unwrap();
-        let mut rules = file["rules"].as_array().unwrap().clone();
-        rules.extend(file["ownNamespaceRules"].as_array().cloned().unwrap_or_default());
+    /// One whose roles look after all namespaces of the server. Their rights hold everywhere: not for a shared server.
+    pub(crate) fn home(server: &'a ApiServer, prefix: &str) -> Self {
+        let namespace = Self::without_roles(server, prefix);
+        namespace.grant(Reach::Cluster);
+        namespace
+    }
+
+    /// One in which no role has any right of its own.
+    pub(crate) fn without_roles(server: &'a ApiServer, prefix: &str) -> Self {
+        let name = server.unique(prefix);
+        let dir = server.folder(&name);
+        let namespace = Self {
+            server,
+            name,
+            dir,
+            port: server.port,
+        };
+        namespace.must(&["create", "namespace", &namespace.name]);
+        namespace
+    }
+
+    /// What the chart makes of its files: the rules in a Role, or with `allNamespaces` in a ClusterRole; those of the
+    /// own namespace in a Role; each bound to the role's account.
+    fn grant(&self, reach: Reach) {
+        for (role, file) in RULES {
+            let file = serde_yaml_ng::from_str::<serde_yaml_ng::Value>(file).unwrap();
+            let file = serde_json::to_value(file).unwrap();
+            self.bind(role, role, reach, &file["rules"]);
+            if file["ownNamespaceRules"].is_array() {
+                let name = format!("{role}-lease");
+                self.bind(&name, role, Reach::Namespace, &file["ownNamespaceRules"]);
+            }
+        }
+    }
+
+    fn bind(&self, name: &str, role: &str, reach: Reach, rules: &Value) {
+        let (kind, namespace) = match reach {
+            Reach::Namespace => ("Role", Some(&self.name)),
+            Reach::Cluster => ("ClusterRole", None),
+        };
+        let metadata = serde_json::json!({ "name": name, "namespace": namespace });
         let items = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": [
-            { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
-              "metadata": { "name": role, "namespace": self.name }, "rules": rules },
-            { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
-              "metadata": { "name": role, "namespace": self.name },
-              "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": role },
+            { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata, "rules": rules },
+            { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": format!("{kind}Binding"), "metadata": metadata,
+              "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name },
               "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": format!("tdc-{role}") }] },
         ]});
         self.apply(&items.to_string()).unwrap();
@@ -129,7 +166,7 @@ impl<'a> Namespace<'a> {
 
     /// A kubeconfig of a role for this namespace.
     pub(crate) fn kubeconfig(&self, user: &str) -> PathBuf {
-        self.server.kubeconfig(user, &self.name, self.server.port)
+        self.server.kubeconfig(user, &self.name, self.port)
     }
 
     /// Where the files of this test are.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tdc_tests::process::wait_for;
 
+use crate::away::seconds;
 use crate::namespace::Namespace;
 use crate::proxy::{Proxy, Way};
 use crate::roles::{PolicyService, ask, connector, http, intake, metric, policy};
@@ -180,11 +181,7 @@ fn it_starts_before_the_api_server_and_survives_its_absence() {
         (metric(service.admin, "tdc_policy_watch_broken") == Some(1.0)).then_some(())
     });
     let away = Instant::now();
-    let long = std::env::var("TDC_TEST_AWAY_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(8);
-    while away.elapsed() < Duration::from_secs(long) {
+    while away.elapsed() < Duration::from_secs(seconds()) {
         assert!(
             service
                 .test("a@x.example", "b@hr.example")
@@ -258,6 +255,7 @@ fn an_object_that_cannot_be_read_stalls_nobody() {
             server: &server,
             name: name.clone(),
             dir: namespace_dir.clone(),
+            port: server.port,
         };
         let service = PolicyService::with(&namespace, &kubeconfig, "127.0.0.1:0", &[]);
         assert!(
@@ -272,6 +270,7 @@ fn an_object_that_cannot_be_read_stalls_nobody() {
         server: &server,
         name,
         dir: namespace_dir,
+        port: server.port,
     };
     let service = PolicyService::with(&namespace, &kubeconfig, "127.0.0.1:0", &[]);
     service.decides("a@x.example", "b@odd.example", "journaled to intake strange");

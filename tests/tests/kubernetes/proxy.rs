@@ -1,8 +1,10 @@
 //! A way to the API server that a test can cut: refuse, drop what is open, or swallow everything.
 
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What becomes of connections.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -12,6 +14,8 @@ pub(crate) enum Way {
     Open,
     /// They are closed at once.
     Closed,
+    /// They stay open, and nothing comes through: as with a network that loses every packet.
+    Silent,
 }
 
 /// A TCP proxy on a port of this machine; its threads end with the test process.
@@ -38,8 +42,8 @@ impl Proxy {
                 let target = SocketAddr::from(([127, 0, 0, 1], port));
                 if let Ok(server) = TcpStream::connect(target) {
                     open.lock().unwrap().push(client.try_clone().unwrap());
-                    pipe(&client, &server);
-                    pipe(&server, &client);
+                    pipe(&client, &server, &way);
+                    pipe(&server, &client, &way);
                 }
             }
         });
@@ -64,10 +68,19 @@ impl Proxy {
     }
 }
 
-fn pipe(from: &TcpStream, to: &TcpStream) {
+fn pipe(from: &TcpStream, to: &TcpStream, way: &Arc<AtomicU8>) {
     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+    let way = way.clone();
     std::thread::spawn(move || {
-        let _ = std::io::copy(&mut from, &mut to);
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            while way.load(Ordering::SeqCst) == Way::Silent as u8 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            if to.write_all(&buffer[..count]).is_err() {
+                break;
+            }
+        }
         let _ = to.shutdown(Shutdown::Both);
         let _ = from.shutdown(Shutdown::Both);
     });

@@ -2,8 +2,11 @@
 //!
 //! `cargo test -p tdc-tests --test kubernetes -- --ignored --nocapture thousands`, with TDC_BIN set to a release build.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use tdc_proto::v1;
+use tdc_proto::v1::policy_service_client::PolicyServiceClient;
 use tdc_tests::process::wait_for;
 
 use crate::namespace::Namespace;
@@ -14,6 +17,11 @@ use crate::server;
 const PATTERNS: usize = 20;
 /// Objects in one call of kubectl.
 const BATCH: usize = 500;
+/// Calls whose time is measured, and those before them that are not.
+const CALLS: usize = 2000;
+const WARM_UP: usize = 200;
+/// Envelopes in a call: what ingress sends at low and at high load.
+const ENVELOPES: [usize; 3] = [1, 40, 200];
 
 fn one(number: usize, order: usize) -> String {
     let patterns: Vec<String> = (0..PATTERNS)
@@ -31,6 +39,59 @@ fn memory(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+/// How long `Evaluate` takes over one connection, a call after the other; each answer is looked at.
+fn evaluation(service: SocketAddr, total: usize) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut client = runtime
+        .block_on(PolicyServiceClient::connect(format!("http://{service}")))
+        .unwrap();
+    let last = format!("p{}", total - 1);
+    for (whose, to, policy) in [
+        (
+            "that the last policy takes",
+            format!("u1@d{}.example", total - 1),
+            Some(last),
+        ),
+        (
+            "that no policy takes",
+            "nobody@elsewhere.example".to_owned(),
+            None,
+        ),
+    ] {
+        for envelopes in ENVELOPES {
+            let envelope = v1::Envelope {
+                sender: "a@x.example".into(),
+                recipients: vec![to.clone()],
+            };
+            let request = v1::EvaluateRequest {
+                envelopes: vec![envelope; envelopes],
+            };
+            let mut call = || {
+                let begun = Instant::now();
+                let answer = runtime.block_on(client.evaluate(request.clone())).unwrap();
+                let took = begun.elapsed();
+                let decisions = answer.into_inner().decisions;
+                assert_eq!(decisions.len(), envelopes);
+                for decision in decisions {
+                    assert_eq!(decision.recipients[0].policy, policy);
+                }
+                took
+            };
+            for _ in 0..WARM_UP {
+                call();
+            }
+            let mut times: Vec<Duration> = (0..CALLS).map(|_| call()).collect();
+            times.sort_unstable();
+            println!(
+                "Evaluate, recipient {whose}, {envelopes} envelopes a call: median {:?}, 99th {:?}, most {:?}",
+                times[CALLS / 2],
+                times[CALLS * 99 / 100],
+                times[CALLS - 1]
+            );
+        }
+    }
 }
 
 #[test]
@@ -104,4 +165,5 @@ fn thousands_of_policies() {
         answer.contains(&format!("policy p{}, row 0", total - 1)),
         "{answer}"
     );
+    evaluation(service.address, total);
 }
