@@ -72,6 +72,10 @@ bench-growth: test-tools bench-build ## measures what work costs as it grows: si
 profile: test-tools bench-build ## where the time of each role goes under load; needs perf (Debian: linux-perf)
 	./target/release/tdc-bench profile
 
+.PHONY: start-times
+start-times: test-tools release ## measures how long each role takes to start
+	benches/start-times $(RELEASE)
+
 .PHONY: bench-build
 bench-build:
 	$(CARGO) build --locked --release -p tdc -p tdc-benches
@@ -139,7 +143,7 @@ target/tools/promtool:
 # have other features and would all be built a second time.
 .PHONY: chart-lint
 chart-lint: build target/tools/promtool ## lints the chart, tests its templates and alerts; needs no cluster
-	@set -e; $(CLUSTER) bin; eval "$$($(CLUSTER) env)"; export PATH="$$PWD/target/tools:$$PATH"; \
+	@set -e; $(CLUSTER) bin; eval "$$($(CLUSTER) env)"; export PATH="$${HELM_DIR:+$$HELM_DIR:}$$PWD/target/tools:$$PATH"; \
 	for values in deploy/demo/k8s/values.yaml charts/threat-defense-connector/ci/*-values.yaml; do \
 	  echo "helm lint -f $$values"; helm lint --quiet --strict charts/threat-defense-connector -f $$values; \
 	done; \
@@ -151,11 +155,15 @@ DEFAULT_IMAGE := ghcr.io/threat-defense-connector/tdc:$(shell sed -n 's/^appVers
 .PHONY: test-cluster
 test-cluster: release test-tools ## installs the chart on a real cluster of this machine and sends mail through it; needs root
 	@set -e; \
+	if command -v ss >/dev/null && $(CLUSTER) status | grep -q '^etcd  *down' && \
+	    ss -Hltn '( sport = :23790 or sport = :6443 )' | grep -q .; then \
+	  echo "something else listens on port 23790 or 6443, and the cluster would take it for its own"; exit 1; \
+	fi; \
 	$(CARGO) test --locked -q --workspace --test cluster-tier --no-run; \
 	trap '$(CLUSTER) down --purge' EXIT; trap 'exit 130' INT TERM; \
 	$(CLUSTER) up; $(CLUSTER) addons; \
 	for image in $(IMAGE) $(DEFAULT_IMAGE); do $(MAKE) --no-print-directory image-load IMAGE=$$image; done; \
-	eval "$$($(CLUSTER) env)"; \
+	eval "$$($(CLUSTER) env)"; export PATH="$${HELM_DIR:+$$HELM_DIR:}$$PATH"; \
 	$(CARGO) test --locked -q --workspace --test cluster-tier -- $(CHECK)
 
 .PHONY: kind-demo

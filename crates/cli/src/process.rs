@@ -13,6 +13,8 @@ use crate::error::CliError;
 
 /// How often readiness is looked at.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+/// How often until it is there for the first time: a pod that waits longer than its work takes makes upgrades slow.
+const CHECK_AT_START: Duration = Duration::from_millis(50);
 
 /// A running process.
 pub(crate) struct Process {
@@ -87,21 +89,9 @@ impl Process {
     /// Sets a check by asking again and again.
     pub(crate) fn watch_check<F>(&self, check: Check, ask: impl Fn() -> F + Send + 'static)
     where
-        F: Future<Output = Result<(), String>> + Send,
+        F: Future<Output = Result<(), String>> + Send + 'static,
     {
-        let shutdown = self.shutdown.clone();
-        tokio::spawn(async move {
-            loop {
-                match ask().await {
-                    Ok(()) => check.ok(),
-                    Err(reason) => check.fail(reason),
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(CHECK_EVERY) => {}
-                    () = shutdown.started() => return,
-                }
-            }
-        });
+        tokio::spawn(ask_again_and_again(check, ask, self.shutdown.clone()));
     }
 
     /// Readiness depends on the queue.
@@ -156,6 +146,26 @@ impl Process {
     }
 }
 
+async fn ask_again_and_again<F>(check: Check, ask: impl Fn() -> F, shutdown: Shutdown)
+where
+    F: Future<Output = Result<(), String>>,
+{
+    let mut pause = CHECK_AT_START;
+    loop {
+        match ask().await {
+            Ok(()) => {
+                check.ok();
+                pause = CHECK_EVERY;
+            }
+            Err(reason) => check.fail(reason),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.started() => return,
+        }
+    }
+}
+
 /// The queue behind a URL.
 pub(crate) async fn redis(url: &str) -> Result<Arc<dyn JournalQueue>, CliError> {
     Ok(Arc::new(redis_queue(url).await?))
@@ -179,5 +189,36 @@ fn system_hostname() -> String {
         "localhost".to_owned()
     } else {
         name.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tdc_telemetry::{HealthState, Shutdown};
+    use tokio::time::Instant;
+
+    use super::{CHECK_AT_START, CHECK_EVERY, ask_again_and_again};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_there_a_moment_after_the_start_is_seen_at_once_and_later_less_often() {
+        let health = HealthState::new();
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = asked.clone();
+        let ask = move || {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            async move { (number > 0).then_some(()).ok_or_else(|| "not yet".to_owned()) }
+        };
+        let begun = Instant::now();
+        tokio::spawn(ask_again_and_again(health.check("test"), ask, Shutdown::never()));
+        while !health.is_ready() {
+            tokio::time::sleep(CHECK_AT_START / 10).await;
+        }
+        assert!(begun.elapsed() <= CHECK_AT_START * 2, "{:?}", begun.elapsed());
+        let before = asked.load(Ordering::Relaxed);
+        tokio::time::sleep(CHECK_EVERY * 3).await;
+        assert!(asked.load(Ordering::Relaxed) - before <= 4);
     }
 }

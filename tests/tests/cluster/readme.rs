@@ -41,7 +41,7 @@ pub(crate) fn install() -> String {
         "both tell the same"
     );
 
-    kubectl(&format!("delete namespace {NAMESPACE} --wait"));
+    kubectl(&format!("delete namespace {NAMESPACE} --ignore-not-found --wait"));
     apply(REDIS);
     kubectl(&format!(
         "-n {DEMO} wait --for=condition=Ready pod/redis --timeout=60s"
