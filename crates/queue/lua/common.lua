@@ -52,20 +52,21 @@ local function parse(member)
   return string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
 end
 
--- Ends an entry: out of every index, counted, and (unless delivered) among the dead letters, in this one step.
+-- Takes entries out of every index, and counts them as ended. `members` are their "sid:id".
+local function leave(sids, members, field)
+  redis.call('XACK', READY, GROUP, unpack(sids))
+  redis.call('XDEL', READY, unpack(sids))
+  redis.call('ZREM', RETRY, unpack(members))
+  redis.call('ZREM', EXPIRY, unpack(members))
+  redis.call('HINCRBY', COUNTERS, field, #sids)
+end
+
+-- Ends an entry undelivered: out of every index, counted, and among the dead letters, in this one step.
 -- Returns what the body knew of it: attempts, detail, in doubt, possible delivery.
 local function finish(sid, id, field, class, detail)
-  redis.call('XACK', READY, GROUP, sid)
-  redis.call('XDEL', READY, sid)
-  redis.call('ZREM', RETRY, sid .. ':' .. id)
-  redis.call('ZREM', EXPIRY, sid .. ':' .. id)
-  redis.call('HINCRBY', COUNTERS, field, 1)
+  leave({ sid }, { sid .. ':' .. id }, field)
   if field == 'hard_bounced' then redis.call('HINCRBY', COUNTERS, 'hard:' .. class, 1) end
   local body = BODY .. id
-  if field == 'delivered' then
-    redis.call('UNLINK', body)
-    return
-  end
   local s = redis.call('HMGET', body, 'm', 'at', 'sz', 'ret', 'err', 'n', 'dbt', 'pd')
   local retain = tonumber(s[4] or 0)
   if detail == '' then detail = s[5] or '' end
@@ -93,28 +94,35 @@ local function expire(sid, id)
     tonumber(left.in_doubt), tonumber(left.possible), age, left.detail }
 end
 
--- Makes a prepared entry ready. Returns 1, 0 when it was committed before, -1 when there is no such entry.
-local function commit(id, in_doubt)
-  local body = BODY .. id
-  local s = redis.call('HMGET', body, 'st', 'life', 'ret', 'mid', 'rcpt', 'tp')
-  if not s[1] then return -1 end
-  if s[1] ~= 'p' then return 0 end
-  local life = tonumber(s[2])
-  if redis.call('EXISTS', READY) == 0 then
-    redis.call('XGROUP', 'CREATE', READY, GROUP, '0', 'MKSTREAM')
+-- Makes prepared entries ready. Returns for each 1, 0 when it was committed before, -1 when there is no such entry.
+local function commit(ids, in_doubt)
+  local out, new, members = {}, {}, {}
+  for i, id in ipairs(ids) do
+    local body = BODY .. id
+    local s = redis.call('HMGET', body, 'st', 'life', 'ret', 'mid', 'rcpt', 'tp')
+    out[i] = s[1] and 0 or -1
+    if s[1] == 'p' then
+      if #new == 0 and redis.call('EXISTS', READY) == 0 then
+        redis.call('XGROUP', 'CREATE', READY, GROUP, '0', 'MKSTREAM')
+      end
+      local exp = NOW + tonumber(s[2])
+      local sid = redis.call('XADD', READY, '*', 'id', id, 'exp', exp, 'mid', s[4] or 0, 'rcpt', s[5] or 0, 'tp', s[6] or '')
+      redis.call('HSET', body, 'st', 'c', 'exp', exp, 'sid', sid)
+      if in_doubt then redis.call('HSET', body, 'dbt', 1) end
+      redis.call('PEXPIRE', body, tonumber(s[2]) + GRACE + tonumber(s[3]))
+      out[i], new[#new + 1] = 1, id
+      members[#members + 1] = exp
+      members[#members + 1] = sid .. ':' .. id
+    end
   end
-  local sid = redis.call('XADD', READY, '*', 'id', id, 'exp', NOW + life, 'mid', s[4] or 0, 'rcpt', s[5] or 0, 'tp', s[6] or '')
-  redis.call('HSET', body, 'st', 'c', 'exp', NOW + life, 'sid', sid)
-  redis.call('PEXPIRE', body, life + GRACE + tonumber(s[3]))
-  redis.call('ZREM', PREPARED, id)
-  redis.call('ZADD', EXPIRY, NOW + life, sid .. ':' .. id)
-  redis.call('HINCRBY', COUNTERS, 'committed', 1)
-  if in_doubt then
-    redis.call('HSET', body, 'dbt', 1)
-    redis.call('HINCRBY', COUNTERS, 'in_doubt', 1)
+  if #new > 0 then
+    redis.call('ZREM', PREPARED, unpack(new))
+    redis.call('ZADD', EXPIRY, unpack(members))
+    redis.call('HINCRBY', COUNTERS, 'committed', #new)
+    if in_doubt then redis.call('HINCRBY', COUNTERS, 'in_doubt', #new) end
+    redis.call('PUBLISH', WAKE, '')
   end
-  redis.call('PUBLISH', WAKE, '')
-  return 1
+  return out
 end
 
 -- Makes ready what a consumer has held for `takeover` ms without a heartbeat; looks at most once in `every` ms.

@@ -1,8 +1,24 @@
--- complete: ends a claimed entry.
--- ARGV 3 consumer, 4 sid, 5 hand-outs, 6 id, 7 counter of the end, 8 class, 9 detail
--- Returns 1, or 0 when the claim is not this consumer's any more (nothing is changed)
+-- complete: ends claimed entries.
+-- ARGV 3 consumer, then of each: sid, hand-outs, id, counter of the end, class, detail
+-- Returns for each 1, or 0 when the claim is not this consumer's any more (nothing is changed)
 -- Keeps true: each entry ends once, and its end, counter and dead letter are one step.
 
-if not holds(ARGV[3], ARGV[4], ARGV[5]) then return 0 end
-finish(ARGV[4], ARGV[6], ARGV[7], ARGV[8], ARGV[9])
-return 1
+local out, sids, members, bodies, done = {}, {}, {}, {}, {}
+for i = 4, #ARGV, 6 do
+  local sid, id, field = ARGV[i], ARGV[i + 2], ARGV[i + 3]
+  local held = not done[sid] and holds(ARGV[3], sid, ARGV[i + 1])
+  out[#out + 1] = held and 1 or 0
+  if held then
+    done[sid] = true
+    if field == 'delivered' then
+      sids[#sids + 1], members[#members + 1], bodies[#bodies + 1] = sid, sid .. ':' .. id, BODY .. id
+    else
+      finish(sid, id, field, ARGV[i + 4], ARGV[i + 5])
+    end
+  end
+end
+if #sids > 0 then
+  leave(sids, members, 'delivered')
+  redis.call('UNLINK', unpack(bodies))
+end
+return out

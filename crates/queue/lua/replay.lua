@@ -18,7 +18,7 @@ for i = 3, #ARGV, 2 do
     redis.call('HDEL', body, 'err')
     -- id, <id>, end, <end>, …
     if row[2][4] == 'possible_delivery' then redis.call('HSET', body, 'pd', 1) end
-    commit(id, false)
+    commit({ id }, false)
     redis.call('XDEL', DEAD, place)
     redis.call('HINCRBY', COUNTERS, 'replayed', 1)
     out[#out + 1] = 1

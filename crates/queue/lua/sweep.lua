@@ -45,7 +45,7 @@ end
 
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', PREPARED, '-inf', NOW, 'LIMIT', 0, batch)) do
   in_doubt = in_doubt + 1
-  if commit(id, true) ~= 1 then
+  if commit({ id }, true)[1] ~= 1 then
     -- Its body outlived neither: nobody swept for the whole of its TTL. It may have been due, so it is counted.
     redis.call('ZREM', PREPARED, id)
     redis.call('HINCRBY', COUNTERS, 'committed', 1)

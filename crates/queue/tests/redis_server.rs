@@ -55,7 +55,11 @@ async fn says_why_it_cannot_connect() {
 #[tokio::test]
 async fn full_takes_nothing_and_still_ends_what_it_has() {
     let server = RedisServer::start(&["--maxmemory", "12mb"]).await;
-    let queue = connect(&server, RedisOptions::default()).await;
+    let options = RedisOptions {
+        claim_bytes: 64 * 1024 * 1024,
+        ..RedisOptions::default()
+    };
+    let queue = connect(&server, options).await;
     let size = 512 * 1024;
     let mut stored = Vec::new();
     let refused = loop {

@@ -10,6 +10,7 @@ use redis::Value;
 use tracing::warn;
 
 use super::script::body;
+use super::steps::Rows;
 use super::{RedisQueue, read};
 use crate::entry::{ClaimRef, Claimed, Claims, End, EntryKey, EntryMeta, Expired, short};
 use crate::{JournalQueue, QueueError};
@@ -101,14 +102,15 @@ impl RedisQueue {
         &self,
         intake: &str,
         consumer: &str,
-        rows: Vec<[Value; 9]>,
-        over: Vec<[Value; 9]>,
+        rows: Rows,
     ) -> Result<Claims, QueueError> {
         let handed = rows
+            .claimed
             .into_iter()
             .map(|row| Handed::new(intake, row))
             .collect::<Result<Vec<_>, QueueError>>()?;
-        let expired = over
+        let expired = rows
+            .expired
             .into_iter()
             .map(|row| expired(intake, row))
             .collect::<Result<Vec<_>, QueueError>>()?;
@@ -122,6 +124,10 @@ impl RedisQueue {
         let mut pipe = redis::pipe();
         for entry in &handed {
             let stored = body(intake, &entry.claim.key.id);
+            if entry.chunks == 1 {
+                pipe.cmd("HMGET").arg(&stored).arg("m").arg(0);
+                continue;
+            }
             pipe.cmd("HGET").arg(&stored).arg("m");
             for index in 0..entry.chunks {
                 pipe.cmd("HGET").arg(&stored).arg(index);
@@ -142,11 +148,14 @@ impl RedisQueue {
         };
         let mut replies = replies.into_iter();
         for entry in handed {
-            let meta: Option<Bytes> = read(replies.next().unwrap_or(Value::Nil))?;
-            let chunks: Option<Vec<Bytes>> = read(Value::Array(
-                replies.by_ref().take(entry.chunks as usize).collect(),
-            ))
-            .ok();
+            let first = replies.next().unwrap_or(Value::Nil);
+            let (meta, chunks): (Option<Bytes>, Option<Vec<Bytes>>) = if entry.chunks == 1 {
+                let (meta, chunk): (Option<Bytes>, Option<Bytes>) = read(first)?;
+                (meta, chunk.map(|chunk| vec![chunk]))
+            } else {
+                let chunks = replies.by_ref().take(entry.chunks as usize).collect();
+                (read(first)?, read(Value::Array(chunks)).ok())
+            };
             let meta = meta.as_deref().map(serde_json::from_slice::<EntryMeta>);
             match (meta, chunks) {
                 (Some(Ok(meta)), Some(body)) => claims.entries.push(entry.into_claimed(meta, body)),

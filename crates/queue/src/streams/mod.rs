@@ -1,9 +1,9 @@
 //! The queue in Redis Streams: shared by all processes, as durable as the Redis is.
 //!
 //! Each step is one script, and so one atomic change and one round trip; `lua/common.lua` describes the keys. Bodies
-//! travel as plain commands on a connection of their own, so that a large one never holds up a heartbeat. A body reaches
-//! Redis before the script that makes it an entry, and carries a TTL from its first chunk on: whatever dies in between
-//! leaves nothing behind. Nobody blocks in Redis: workers wait for the doorbell.
+//! travel as plain commands, large ones on a connection of their own, so that they never hold up a heartbeat. A body
+//! reaches Redis before the script that makes it an entry, and carries a TTL from its first chunk on: whatever dies in
+//! between leaves nothing behind. Nobody blocks in Redis: workers wait for the doorbell.
 
 mod bell;
 mod dead;
@@ -14,6 +14,8 @@ mod link;
 mod options;
 mod script;
 mod server;
+mod steps;
+mod together;
 mod trust;
 
 pub use options::RedisOptions;
@@ -25,17 +27,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::join_all;
 use redis::{Cmd, FromRedisValue, Pipeline, Value};
 use tokio::task::JoinHandle;
 
 use self::link::Link;
 use self::options::millis;
 use self::script::{body, call, call_each, key};
+use self::steps::{Claim, Complete, Prepare, Steps, prepared};
+use self::together::Step;
 use self::trust::Trust;
 use crate::doorbell::Doorbell;
 use crate::entry::{
     ClaimRef, Claims, End, EntryKey, HardBounces, MAX_CHUNK, NewEntry, RetryReason, Series, Stats, Sweep,
-    short,
 };
 use crate::{JournalQueue, LeaseGrant, LeaseRequest, LeaseStatus, QueueError};
 
@@ -47,7 +51,7 @@ const IDS: &str = "tdc:ids";
 const BATCH: u64 = 256;
 /// Rounds of one sweep.
 const ROUNDS: usize = 40;
-/// A body larger than this goes over the bodies' connection.
+/// A body larger than this goes over the bodies' connection, smaller ones go together with the step.
 const SMALL: usize = 64 * 1024;
 
 /// A [`JournalQueue`] in Redis 7.0 or newer, or Valkey.
@@ -57,6 +61,8 @@ pub struct RedisQueue {
     control: Link,
     /// For bodies.
     bodies: Link,
+    /// The steps of many callers that go out as one, over `control`.
+    steps: Steps,
     options: RedisOptions,
     bell: Arc<Doorbell>,
     trust: Arc<Trust>,
@@ -81,6 +87,7 @@ impl RedisQueue {
         let bell = Arc::new(Doorbell::default());
         let listener = tokio::spawn(bell::listen(client, Arc::clone(&bell), Arc::clone(&trust)));
         Ok(Self {
+            steps: Steps::start(&control, &options),
             control,
             bodies,
             options,
@@ -168,68 +175,18 @@ impl JournalQueue for RedisQueue {
 
     async fn prepare(&self, entry: NewEntry, first_index: u32, rest: Vec<Bytes>) -> Result<(), QueueError> {
         self.trust.check()?;
-        let NewEntry {
-            key: name,
-            meta,
-            size,
-            lifetime,
-            in_doubt_after,
-            retain,
-        } = entry;
-        let told = (
-            meta.mid,
-            meta.recipients.len(),
-            short(&meta.traceparent).to_owned(),
-        );
-        let meta = serde_json::to_vec(&meta).map_err(|e| QueueError::Corrupt(format!("metadata: {e}")))?;
-        let stored = body(&name.intake, &name.id);
-        let mut pipe = redis::pipe();
-        pipe.cmd("SADD").arg(INTAKES).arg(&*name.intake);
-        pipe.cmd("HSET").arg(&stored).arg("m").arg(meta);
-        // Repeated after an answer was lost, it must not shorten the TTL of a prepared entry.
-        pipe.cmd("PEXPIRE")
-            .arg(&stored)
-            .arg(millis(self.options.write_ttl))
-            .arg("NX");
-        let mut index = first_index;
-        for chunk in &rest {
-            add_chunk(&mut pipe, &stored, index, chunk)?;
-            index += 1;
+        let key = entry.key.clone();
+        let prepare = Prepare::new(entry, first_index, rest)?;
+        if prepare.octets() <= SMALL {
+            return self.steps.prepare.step(prepare).await;
         }
-        let mut prepare = call(&script::PREPARE, &name.intake, &self.options);
-        prepare.arg(&*name.id).arg(index).arg(size);
-        prepare
-            .arg(millis(in_doubt_after))
-            .arg(millis(lifetime))
-            .arg(millis(retain.unwrap_or_default()));
-        prepare.arg(told.0).arg(told.1).arg(told.2);
-        pipe.add_command(prepare);
-        let large = rest.iter().map(Bytes::len).sum::<usize>() > SMALL;
-        let link = if large { &self.bodies } else { &self.control };
-        match link.run(&mut pipe).await?.pop() {
-            Some(Value::Int(0 | 1)) => Ok(()),
-            Some(Value::Int(-1)) => Err(QueueError::Unknown(format!(
-                "{}: chunks of its body are missing",
-                name.id
-            ))),
-            other => Err(QueueError::Corrupt(format!("PREPARE answered {other:?}"))),
-        }
+        let results = Prepare::run(&[&prepare], &key.intake, &self.bodies, &self.options).await?;
+        prepared(&key.id, results.first().copied().unwrap_or(-1))
     }
 
     async fn commit(&self, entries: &[EntryKey]) -> Result<(), QueueError> {
-        let items = entries.iter().map(|entry| (&*entry.intake, &*entry.id));
-        let replies = self
-            .each_intake(items, |intake, ids| {
-                call_each(&script::COMMIT, intake, &self.options, ids)
-            })
-            .await?;
-        for (ids, reply) in replies {
-            let results: Vec<i64> = read(reply)?;
-            if let Some((id, _)) = ids.iter().zip(results).find(|(_, result)| *result < 0) {
-                return Err(QueueError::Unknown((*id).to_owned()));
-            }
-        }
-        Ok(())
+        let steps = entries.iter().map(|entry| self.steps.commit.step(entry.clone()));
+        join_all(steps).await.into_iter().collect()
     }
 
     async fn abort(&self, entries: &[EntryKey]) -> Result<(), QueueError> {
@@ -245,12 +202,13 @@ impl JournalQueue for RedisQueue {
         if max == 0 {
             return Ok(Claims::default());
         }
-        let options = &self.options;
-        let mut cmd = call(&script::CLAIM, intake, options);
-        cmd.arg(consumer).arg(max).arg(options.claim_bytes);
-        cmd.arg(millis(options.takeover)).arg(millis(options.scan_every));
-        let (rows, expired): (Vec<[Value; 9]>, Vec<[Value; 9]>) = read(self.control.one(cmd).await?)?;
-        self.fetch_claimed(intake, consumer, rows, expired).await
+        let step = Claim {
+            intake: intake.into(),
+            consumer: consumer.into(),
+            max,
+        };
+        let rows = self.steps.claim.step(step).await?;
+        self.fetch_claimed(intake, consumer, rows).await
     }
 
     async fn heartbeat(&self, consumer: &str, claimed: &[ClaimRef]) -> Result<(), QueueError> {
@@ -258,12 +216,12 @@ impl JournalQueue for RedisQueue {
     }
 
     async fn complete(&self, consumer: &str, claimed: &ClaimRef, end: End) -> Result<bool, QueueError> {
-        let Some(mut cmd) = self.claim_call(&script::COMPLETE, consumer, claimed) else {
-            return Ok(false);
+        let step = Complete {
+            consumer: consumer.into(),
+            claim: claimed.clone(),
+            end,
         };
-        let (class, detail) = end.reason();
-        cmd.arg(end.counter()).arg(class).arg(detail);
-        read(self.control.one(cmd).await?)
+        self.steps.complete.step(step).await
     }
 
     async fn retry(
@@ -445,13 +403,18 @@ impl JournalQueue for RedisQueue {
 
 /// Adds the storing of one chunk to a pipeline.
 fn add_chunk(pipe: &mut Pipeline, stored: &str, index: u32, chunk: &Bytes) -> Result<(), QueueError> {
+    check_chunk(chunk)?;
+    pipe.cmd("HSET").arg(stored).arg(index).arg(&chunk[..]);
+    Ok(())
+}
+
+fn check_chunk(chunk: &Bytes) -> Result<(), QueueError> {
     if chunk.len() > MAX_CHUNK {
         return Err(QueueError::Full(format!(
             "a chunk of {} bytes: at most {MAX_CHUNK} are taken",
             chunk.len()
         )));
     }
-    pipe.cmd("HSET").arg(stored).arg(index).arg(&chunk[..]);
     Ok(())
 }
 

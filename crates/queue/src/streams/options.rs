@@ -40,7 +40,7 @@ impl Default for RedisOptions {
             write_ttl: Duration::from_secs(15 * 60),
             dead_letters: 10_000,
             dead_for: DEAD_FOR,
-            claim_bytes: 64 * 1024 * 1024,
+            claim_bytes: 4 * 1024 * 1024,
             consumer_idle: Duration::from_secs(3600),
             command_timeout: Duration::from_secs(5),
             body_timeout: Duration::from_secs(30),
