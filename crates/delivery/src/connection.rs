@@ -4,8 +4,8 @@
 //! released), unless the queue does not answer; then its claim lapses and another worker takes it. A connection that
 //! the server has left before it saw a message costs that message nothing.
 //!
-//! While the queue notes the end of one entry, the next one is claimed: a good connection waits for the queue once for
-//! each message, and not twice.
+//! While the queue notes the end of one entry, the next one is claimed, with some ahead where they go fast
+//! ([`crate::stock`]): a good connection waits for the queue once for each message at most, and not twice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,6 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::Instrument as _;
 
 use crate::account::Attempt;
-use crate::claims::Held;
 use crate::conclude::{History, conclude};
 use crate::copy;
 use crate::dialer::{self, Undialed};
@@ -25,6 +24,7 @@ use crate::lane::{Guard, Lane, Start};
 use crate::link::{Budget, Link};
 use crate::settle;
 use crate::slots::Slot;
+use crate::stock::Taken;
 use crate::transaction::{self, Reset, Sent};
 use crate::worker::Worker;
 
@@ -42,12 +42,6 @@ struct Connection {
     link: Option<(Link, Guard)>,
     /// Claimed already, for the open link.
     next: Option<Taken>,
-}
-
-/// An entry in this task's hands.
-struct Taken {
-    entry: Claimed,
-    _held: Held,
 }
 
 /// How an attempt was left.
@@ -68,9 +62,10 @@ pub(crate) async fn run(worker: Arc<Worker>, lane: Arc<Lane>, slot: Slot) {
         next: None,
     };
     while connection.turn().await {}
-    if let Some(taken) = connection.next.take() {
-        settle::release(&connection.worker, &taken.entry.claim).await;
-    }
+    // Whoever goes on may take it at once; perhaps nobody does.
+    lane.stock.put(connection.next.take());
+    let left = lane.stock.older_than(Duration::ZERO);
+    settle::release(&connection.worker, left).await;
     connection.close().await;
     drop(connection);
     lane.poke();
@@ -142,11 +137,14 @@ impl Connection {
         }
     }
 
-    /// An entry, when one is ready and there is memory for it.
+    /// An entry, when one is ready and there is memory for it; further ones go to the stock.
     async fn claim(&self) -> Result<Option<Taken>, QueueError> {
+        if let Some(taken) = self.lane.stock.take() {
+            return Ok(Some(taken));
+        }
         let (claims, memory) = (&self.worker.claims, self.worker.config.memory);
         // How large an entry is shows only when it is here: while much is held they come one by one.
-        let _turn = if claims.bytes() > memory / FREELY {
+        let turn = if claims.bytes() > memory / FREELY {
             Some(self.worker.turns.lock().await)
         } else {
             None
@@ -154,18 +152,32 @@ impl Connection {
         if claims.bytes() >= memory {
             return Ok(None);
         }
-        let consumer = &self.worker.config.consumer;
-        let mut found = self.worker.queue.claim(&self.lane.name, consumer, 1).await?;
-        self.worker.account.expired(&found.expired);
-        let Some(entry) = found.entries.pop() else {
-            return Ok(None);
+        let ahead = match turn {
+            None => self.lane.stock.wants(self.lane.slots.count()),
+            Some(_) => 0,
         };
+        let consumer = &self.worker.config.consumer;
+        let found = self
+            .worker
+            .queue
+            .claim(&self.lane.name, consumer, 1 + ahead)
+            .await?;
+        self.worker.account.expired(&found.expired);
+        if found.entries.is_empty() {
+            return Ok(None);
+        }
         hit("delivery.claimed");
+        let mut taken = found.entries.into_iter().map(|entry| {
+            let bytes = entry.body.iter().map(|chunk| chunk.len() as u64).sum();
+            let held = claims.hold(entry.claim.clone(), bytes);
+            Taken { entry, held }
+        });
+        let first = taken.next();
+        let others = taken.len() as u64;
+        self.lane.stock.put(taken);
         // Where one was there may be another.
-        self.lane.wake(1);
-        let bytes = entry.body.iter().map(|chunk| chunk.len() as u64).sum();
-        let held = claims.hold(entry.claim.clone(), bytes);
-        Ok(Some(Taken { entry, _held: held }))
+        self.lane.wake(1 + others);
+        Ok(first)
     }
 
     /// The next entry; waits for one as long as the connection is worth keeping.
@@ -201,17 +213,19 @@ impl Connection {
 
     /// One attempt for one entry, and what follows from it.
     async fn deliver(&mut self, taken: Taken, probe: Option<Guard>) {
-        let Taken { entry, _held } = taken;
+        let Taken { entry, held } = taken;
         let started = Instant::now();
         let budget = Budget::until(started + entry.remaining);
         let span = self.worker.account.span(&entry);
         let left = self.attempt(&entry, budget, probe).instrument(span.clone()).await;
         let Left::Ended(outcome, dcid) = left else {
-            settle::release(&self.worker, &entry.claim).await;
+            settle::release(&self.worker, [Taken { entry, held }]).await;
             return;
         };
         if matches!(outcome, Outcome::Delivered(_)) {
+            let octets = entry.body.iter().map(|chunk| chunk.len() as u64).sum();
             self.lane.lease.delivered(started.elapsed());
+            self.lane.stock.delivered(started.elapsed(), octets);
         }
         let history = History {
             attempts: entry.attempts,

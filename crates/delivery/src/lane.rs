@@ -27,7 +27,9 @@ use tracing::Instrument as _;
 use crate::connection;
 use crate::dialer::TlsCache;
 use crate::lease::{self, Lease};
+use crate::settle;
 use crate::slots::Slots;
+use crate::stock::{self, Stock};
 use crate::worker::Worker;
 
 /// Between two questions while there is work for which nobody is idle.
@@ -50,6 +52,7 @@ pub(crate) struct Lane {
     intake: ArcSwap<Intake>,
     pub(crate) tls: TlsCache,
     pub(crate) slots: Slots,
+    pub(crate) stock: Stock,
     pub(crate) lease: Lease,
     /// Entries that were ready or in flight when the queue was last asked.
     backlog: AtomicU64,
@@ -109,6 +112,7 @@ impl Lane {
             intake: ArcSwap::new(intake),
             tls: TlsCache::default(),
             slots: Slots::default(),
+            stock: Stock::default(),
             lease: Lease::default(),
             backlog: AtomicU64::new(0),
             more: AtomicBool::new(false),
@@ -256,6 +260,7 @@ pub(crate) async fn run(worker: Arc<Worker>, lane: Arc<Lane>) {
         let due = lane.due(asked);
         if due.is_some_and(|due| due <= Instant::now()) {
             asked = Some(Instant::now());
+            settle::release(&worker, lane.stock.older_than(stock::LONGEST)).await;
             let answered = ask(&worker, &lane, &mut connections).await;
             if std::mem::replace(&mut reachable, answered) != answered {
                 say(&lane.name, answered);
@@ -341,6 +346,7 @@ async fn ask(worker: &Arc<Worker>, lane: &Arc<Lane>, connections: &mut JoinSet<(
 
 /// Waits for the last connections, renews what they hold meanwhile, and gives it back.
 async fn end(worker: &Arc<Worker>, lane: &Arc<Lane>, mut connections: JoinSet<()>) {
+    settle::release(worker, lane.stock.older_than(Duration::ZERO)).await;
     let limits = lane.intake.load().connections;
     loop {
         let open = lane.slots.count();

@@ -45,6 +45,7 @@ mod probe;
 mod resolve;
 mod settle;
 mod slots;
+mod stock;
 mod tls;
 mod transaction;
 mod worker;

@@ -23,9 +23,11 @@ use tokio_rustls::client::TlsStream;
 use crate::config::Timeouts;
 use crate::tls::{self, HandshakeError};
 
-/// Smaller pieces are joined before they are written, up to [`JOINED`] octets: one TLS record.
-const SMALL: usize = 4096;
-const JOINED: usize = 16 * 1024;
+/// Pieces are joined up to so many octets before they are written: a message of ordinary size leaves in one write, which
+/// costs more than the copy.
+const JOINED: usize = 64 * 1024;
+/// Larger pieces are written in slices, so that the time limit is one for progress and not for the whole of it.
+const SLICE: usize = 256 * 1024;
 /// How long a server that breaks off a message may take to say why.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -339,20 +341,21 @@ impl Link {
             .map_err(Fault::Io)
     }
 
-    /// Writes pieces of the message, small ones joined. What is left is written by [`Link::flush`].
+    /// Writes pieces of the message, joined. What is left is written by [`Link::flush`].
     pub(crate) async fn write_pieces(
         &mut self,
         pieces: &mut Vec<Bytes>,
         budget: Budget,
     ) -> Result<(), Fault> {
         for piece in pieces.drain(..) {
-            if piece.len() < SMALL && self.joined.len() + piece.len() <= JOINED {
+            if self.joined.len() + piece.len() > JOINED {
+                self.write_joined(budget).await?;
+            }
+            if piece.len() <= JOINED {
                 self.joined.extend_from_slice(&piece);
                 continue;
             }
-            self.write_joined(budget).await?;
-            // In slices, so that the time limit is one for progress and not for the whole of a large piece.
-            for slice in piece.chunks(JOINED * 16) {
+            for slice in piece.chunks(SLICE) {
                 self.write(slice, budget).await?;
             }
         }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::conclude::Step;
 use crate::link::Budget;
+use crate::stock::Taken;
 use crate::worker::Worker;
 
 /// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
@@ -72,12 +73,16 @@ async fn tell(worker: &Worker, claim: &ClaimRef, step: Step) -> Result<bool, Que
     }
 }
 
-/// Gives an entry back unharmed. When the queue does not answer, the claim lapses by itself.
-pub(crate) async fn release(worker: &Worker, claim: &ClaimRef) {
-    let claims = std::slice::from_ref(claim);
+/// Gives entries back unharmed. When the queue does not answer, their claims lapse by themselves.
+pub(crate) async fn release(worker: &Worker, taken: impl IntoIterator<Item = Taken>) {
+    let taken: Vec<Taken> = taken.into_iter().collect();
+    let claims: Vec<ClaimRef> = taken.iter().map(|taken| taken.entry.claim.clone()).collect();
+    if claims.is_empty() {
+        return;
+    }
     hit("delivery.before_release");
-    if let Err(error) = worker.queue.release(&worker.config.consumer, claims).await {
-        tracing::warn!(id = %claim.key.id, %error, "an entry could not be given back; its claim lapses");
+    if let Err(error) = worker.queue.release(&worker.config.consumer, &claims).await {
+        tracing::warn!(entries = claims.len(), %error, "entries could not be given back; their claims lapse");
     }
     hit("delivery.after_release");
 }

@@ -106,16 +106,31 @@ fn happens(odds: u32) -> bool {
     fastrand::u32(0..100) < odds
 }
 
+/// Counts a connection as long as it lives.
+struct Open(Arc<Seen>);
+
+impl Open {
+    fn new(seen: &Arc<Seen>) -> Self {
+        let open = seen.open.fetch_add(1, Ordering::SeqCst) + 1;
+        seen.most_open.fetch_max(open, Ordering::SeqCst);
+        Self(seen.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Session {
     async fn serve(mut self, stream: TcpStream) {
-        let open = self.seen.open.fetch_add(1, Ordering::SeqCst) + 1;
-        self.seen.most_open.fetch_max(open, Ordering::SeqCst);
+        let open = Open::new(&self.seen);
         let _ = stream.set_nodelay(true);
-        let _ = self.talk(BufReader::new(stream)).await;
-        self.seen.open.fetch_sub(1, Ordering::SeqCst);
+        let _ = self.talk(BufReader::new(stream), open).await;
     }
 
-    async fn talk(&mut self, mut wire: Wire) -> Result<(), Over> {
+    async fn talk(&mut self, mut wire: Wire, open: Open) -> Result<(), Over> {
         wire.write_all(b"220 intake\r\n").await?;
         loop {
             let line = read_line(&mut wire).await?;
@@ -162,6 +177,8 @@ impl Session {
                     continue;
                 }
                 "QUIT" => {
+                    // Who has the answer may open another at once.
+                    drop(open);
                     wire.write_all(b"221 2.0.0 bye\r\n").await?;
                     return Ok(());
                 }

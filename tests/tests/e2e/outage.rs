@@ -128,6 +128,14 @@ fn copies_wait_for_a_worker_and_roles_end_in_order() {
     }
     stage.start_worker();
     assert_eq!(stage.intake(5).len(), 5);
+    // Killed before it has noted an end, the worker would rightly be followed by one that delivers that copy again.
+    wait_for("the end of the fifth", || {
+        (stage
+            .redis_cli(&["HGET", "tdc:{etd-eu}:counters", "delivered"])
+            .trim()
+            == "5")
+            .then_some(())
+    });
     stage.worker.take().unwrap().kill();
     assert!(
         stage.swaks("a@x.example", TO, None).0,
