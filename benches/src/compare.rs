@@ -13,6 +13,7 @@ use crate::fail::{Fail, Outcome};
 use crate::pairs;
 use crate::report::{Spread, Table, cpu, mebibytes, millis, number, processes};
 use crate::run::{Generator, Run, Sample, What, about, run};
+use crate::scratch::Scratch;
 use crate::tdc::Setup;
 
 /// How long a measured run should last at least.
@@ -93,7 +94,7 @@ pub(crate) fn compare(args: &CompareArgs) -> Outcome<()> {
             "{path} is missing: build it with `cargo build --release -p tdc`, or name it with --tdc"
         )));
     }
-    let base = tempfile::tempdir_in(&args.disk).map_err(Fail::of("cannot make a folder under --disk"))?;
+    let base = Scratch::new(&args.disk)?;
     let tls = base.path().join("tls");
     let mut text = String::new();
     let mut half = None;

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::backlog;
-use crate::fail::{Fail, Outcome};
+use crate::fail::Outcome;
 use crate::report::{Table, mebibytes, millis, number};
 use crate::run::{Generator, Run, Sample, What, run};
+use crate::scratch::Scratch;
 use crate::tdc::Setup;
 
 /// Octets of an ordinary message.
@@ -44,7 +45,7 @@ struct Point {
 
 /// Runs everything; the tables.
 pub(crate) fn growth(args: &GrowthArgs) -> Outcome<()> {
-    let base = tempfile::tempdir_in(&args.disk).map_err(Fail::of("cannot make a folder under --disk"))?;
+    let base = Scratch::new(&args.disk)?;
     let mut text = String::new();
     for (title, mut points) in tables(args) {
         if !wanted(args, title) {
@@ -147,10 +148,21 @@ fn tables(args: &GrowthArgs) -> Vec<(&'static str, Vec<Point>)> {
     ];
     let sizes =
         sizes.map(|(shown, size, messages)| point(shown, &setup, size, messages, &["--connections", "10"]));
-    let large = [1, 10, 40].map(|connections: u32| {
-        let connections = connections.to_string();
-        let flags = ["--connections", &connections, "--retry"];
-        point(connections.as_str(), &setup, 25 * MIB, 40, &flags)
+    let budget = Setup {
+        ingress_flags: vec!["--memory-budget".to_owned(), (64 * MIB).to_string()],
+        worker_flags: vec!["--delivery-memory".to_owned(), (64 * MIB).to_string()],
+        ..setup.clone()
+    };
+    let large = [
+        ("1", &setup, 1),
+        ("10", &setup, 10),
+        ("40", &setup, 40),
+        ("200", &setup, 200),
+        ("200, budgets of 64 MiB", &budget, 200),
+    ];
+    let large = large.map(|(shown, setup, connections): (_, _, u64)| {
+        let flags = ["--connections", &connections.to_string(), "--retry"];
+        point(shown, setup, 25 * MIB, connections.max(40), &flags)
     });
     let connections = [1, 10, 40, 100, 300, 1000].map(|connections: u32| {
         let connections = connections.to_string();

@@ -15,6 +15,7 @@ mod compare;
 mod document;
 mod fail;
 mod growth;
+mod interrupt;
 mod load;
 mod pairs;
 mod postfix;
@@ -22,6 +23,7 @@ mod proc;
 mod profile;
 mod report;
 mod run;
+mod scratch;
 mod sink;
 mod sinks;
 mod tdc;
@@ -56,7 +58,11 @@ enum Command {
 
 fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Load(_) | Command::Sink(_)) {
+        interrupt::watch();
+    }
+    let result = match command {
         Command::Compare(args) => compare::compare(&args),
         Command::Growth(args) => growth::growth(&args),
         Command::Profile(args) => profile::profile(&args),

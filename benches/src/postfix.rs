@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::fail::{Fail, Outcome};
+use crate::interrupt::Noted;
 use crate::proc::{self, Usage};
 
 /// Where Debian has its daemons.
@@ -22,6 +23,7 @@ pub(crate) struct Postfix {
     etc: PathBuf,
     master: u32,
     pub(crate) port: u16,
+    _noted: [Noted; 2],
 }
 
 impl Postfix {
@@ -45,13 +47,20 @@ impl Postfix {
         }
         fs::write(etc.join("main.cf"), main_cf(dir, originals, copies)).map_err(failed())?;
         fs::write(etc.join("master.cf"), master_cf(port)).map_err(failed())?;
+        // The folder first: a signal clears away the newest first.
+        let noted = [Noted::folder(dir), Noted::postfix(&etc)];
         postfix(&etc, "start")?;
         let pid = fs::read_to_string(dir.join("queue/pid/master.pid")).map_err(failed())?;
         let master = pid
             .trim()
             .parse()
             .map_err(Fail::of("cannot read Postfix's process id"))?;
-        let instance = Self { etc, master, port };
+        let instance = Self {
+            etc,
+            master,
+            port,
+            _noted: noted,
+        };
         proc::wait_for_port(port, READY_WITHIN)?;
         Ok(instance)
     }

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::fail::{Fail, Outcome};
+use crate::interrupt::Noted;
 
 /// Length of a clock tick in /proc: `USER_HZ`, 100 on every Linux.
 const TICK: Duration = Duration::from_millis(10);
@@ -28,6 +29,7 @@ pub(crate) struct Proc {
     pub(crate) name: &'static str,
     child: Child,
     pub(crate) log: PathBuf,
+    _noted: Noted,
 }
 
 impl Proc {
@@ -45,13 +47,19 @@ impl Proc {
                 "cannot start {}",
                 command.get_program().display()
             )))?;
-        Ok(Self { name, child, log })
+        Ok(Self {
+            name,
+            _noted: Noted::process(child.id()),
+            child,
+            log,
+        })
     }
 
     /// Takes a process whose pipes somebody else holds.
     pub(crate) fn from_child(name: &'static str, child: Child) -> Self {
         Self {
             name,
+            _noted: Noted::process(child.id()),
             child,
             log: PathBuf::new(),
         }

@@ -12,6 +12,7 @@ use clap::Args;
 use crate::fail::{Fail, Outcome};
 use crate::report::number;
 use crate::run::{Generator, Run, Stage, What};
+use crate::scratch::Scratch;
 use crate::tdc::Setup;
 
 /// Samples a second of each thread: enough to tell 1 % within seconds, few enough to cost little.
@@ -50,7 +51,7 @@ pub(crate) struct ProfileArgs {
 
 /// Runs a load, and prints the profiles.
 pub(crate) fn profile(args: &ProfileArgs) -> Outcome<()> {
-    let dir = tempfile::tempdir_in(&args.disk).map_err(Fail::of("cannot make a folder under --disk"))?;
+    let dir = Scratch::new(&args.disk)?;
     let run = Run {
         what: What::Tdc(Box::new(Setup::new(&args.tdc))),
         generator: Generator::Own(vec!["--pipelining".into()]),

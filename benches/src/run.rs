@@ -10,6 +10,7 @@ use crate::fail::{Fail, Outcome};
 use crate::load::Sent;
 use crate::postfix::Postfix;
 use crate::proc::{self, Usage};
+use crate::scratch;
 use crate::sink::{Around, Arrived};
 use crate::sinks::{Kind, Shape, Sink, own};
 use crate::tdc::{Setup, Tdc};
@@ -258,7 +259,7 @@ pub(crate) fn run(run: &Run, base: &Path) -> Outcome<Sample> {
     let dir = tempfile::tempdir_in(base).map_err(Fail::of("cannot make a folder for the run"))?;
     let sample = Stage::start(run, dir.path()).and_then(|mut stage| stage.measure());
     sample.map_err(|error| {
-        let kept = dir.keep();
+        let kept = scratch::keep(dir);
         Fail(format!("{error} (the logs are in {})", kept.display()))
     })
 }

@@ -27,6 +27,8 @@ pub(crate) struct Setup {
     pub(crate) client_tls: Option<PathBuf>,
     /// Further flags of ingress.
     pub(crate) ingress_flags: Vec<String>,
+    /// Further flags of the workers.
+    pub(crate) worker_flags: Vec<String>,
 }
 
 impl Setup {
@@ -40,6 +42,7 @@ impl Setup {
             intake_tls: "None",
             client_tls: None,
             ingress_flags: Vec::new(),
+            worker_flags: Vec::new(),
         }
     }
 }
@@ -102,7 +105,7 @@ impl Tdc {
             .take(setup.workers)
         {
             let mut command = Command::new(&setup.tdc);
-            command.arg("worker").args(shared);
+            command.arg("worker").args(shared).args(&setup.worker_flags);
             let mut worker = Proc::start(name, &mut command, dir)?;
             worker.wait_for("the intake is served", READY_WITHIN)?;
             self.workers.push(worker);
@@ -136,6 +139,8 @@ fn redis(port: u16, fsync: &str, dir: &Path) -> Outcome<Command> {
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
     command.args(["--appendonly", "yes", "--appendfsync", fsync]);
+    // As in the chart.
+    command.args(["--auto-aof-rewrite-min-size", "512mb", "--rdbcompression", "no"]);
     command
         .args(["--maxmemory-policy", "noeviction", "--dir"])
         .arg(data);
@@ -164,6 +169,7 @@ spec:
   format: JournalReport
   route: {{ host: 127.0.0.1, port: {copies} }}
   tls: {{ mode: {} }}
+  connections: {{ messagesPerConnection: 10000 }}
 ",
             setup.intake_tls
         );
