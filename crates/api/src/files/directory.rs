@@ -3,11 +3,11 @@
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, Metadata};
 use std::hash::{Hash, Hasher};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::load::FileError;
+use tdc_yaml::FileError;
 
 /// Bytes of one file.
 pub const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -76,7 +76,7 @@ pub(super) fn read(dir: &Path) -> Result<Vec<FileText>, Vec<FileError>> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        match read_file(&path) {
+        match tdc_yaml::read_text(&path, MAX_FILE_BYTES >> 20) {
             Ok(text) => {
                 total += text.len() as u64;
                 texts.push(FileText { name, text });
@@ -134,28 +134,6 @@ fn list(dir: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
     }
     files.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(files)
-}
-
-/// Reads at most [`MAX_FILE_BYTES`], whatever the size was when the directory was listed.
-fn read_file(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        let message = format!("it is larger than {} MiB; split it", MAX_FILE_BYTES >> 20);
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count();
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("line {line} is not UTF-8; save the file as UTF-8"),
-        )
-    })
 }
 
 #[cfg(unix)]

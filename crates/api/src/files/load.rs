@@ -1,14 +1,12 @@
 //! From the files of a directory to objects, with every error placed.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tdc_yaml::{FieldPath, Node};
-use thiserror::Error;
+use tdc_yaml::{FieldPath, FileError, FileErrors, Node};
 
 use super::directory::{self, FileText};
 use super::schema::{KindSchema, Violation};
@@ -19,54 +17,6 @@ use crate::objects::{API_VERSION, Kind, Objects};
 pub const MAX_ERRORS: usize = 1000;
 /// The namespace of a directory whose objects state none.
 const DEFAULT_NAMESPACE: &str = "default";
-
-/// One thing that is wrong in a configuration directory: `FILE:LINE: FIELD: what is wrong; what to do`.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub struct FileError {
-    /// The file's name without the directory; the directory when it is about that.
-    pub file: String,
-    /// From 1; `None` when it is about the file as a whole.
-    pub line: Option<usize>,
-    /// The field, as `spec.users[0].senders.anyOf[1]`; empty when it is about more than a field.
-    pub field: String,
-    /// What is wrong, and what to do.
-    pub problem: String,
-}
-
-impl FileError {
-    pub(super) fn of_file(file: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self {
-            file: file.into(),
-            line: None,
-            field: String::new(),
-            problem: problem.into(),
-        }
-    }
-}
-
-impl fmt::Display for FileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            file,
-            line,
-            field,
-            problem,
-        } = self;
-        write!(f, "{file}:")?;
-        if let Some(line) = line {
-            write!(f, "{line}:")?;
-        }
-        if !field.is_empty() {
-            write!(f, " {field}:")?;
-        }
-        write!(f, " {problem}")
-    }
-}
-
-/// Every error of a directory, one a line; never empty.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{}", .0.iter().map(FileError::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct FileErrors(pub Vec<FileError>);
 
 /// Reads the objects of a directory.
 ///

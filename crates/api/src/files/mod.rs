@@ -16,5 +16,6 @@ mod schema;
 mod watch;
 
 pub use directory::{MAX_FILE_BYTES, MAX_FILES, MAX_TOTAL_BYTES};
-pub use load::{FileError, FileErrors, MAX_ERRORS, load_dir};
+pub use load::{MAX_ERRORS, load_dir};
+pub use tdc_yaml::{FileError, FileErrors};
 pub use watch::{ConfigWatcher, Loaded};

@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::directory::{self, Fingerprint};
-use super::load::{Directory, FileError, FileErrors};
+use super::load::Directory;
+use super::{FileError, FileErrors};
 use crate::compile::{Compiled, compile};
 use crate::objects::Objects;
 

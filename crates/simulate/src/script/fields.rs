@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tdc_yaml::{Data, Entry, Node};
+use tdc_yaml::{Data, Entry, FileError, Node};
 
 use super::Numbers;
-use super::read::ScriptError;
 
 /// Characters of a value that a message shows.
 const MAX_SHOWN: usize = 60;
@@ -17,12 +16,12 @@ const MAX_TIME: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     pub(super) file: String,
-    pub(super) found: Vec<ScriptError>,
+    pub(super) found: Vec<FileError>,
 }
 
 impl Problems {
     pub(super) fn add(&mut self, line: usize, field: &str, problem: impl Into<String>) {
-        self.found.push(ScriptError {
+        self.found.push(FileError {
             file: self.file.clone(),
             line: Some(line),
             field: field.to_owned(),

@@ -21,7 +21,7 @@ use tdc_smtp::Reply;
 
 pub(crate) use decide::{Draws, Strike};
 pub use decide::{Faults, Situation};
-pub use read::{ScriptError, ScriptErrors};
+pub use tdc_yaml::{FileError, FileErrors};
 pub(crate) use watch::{Watched, follow};
 
 /// Where a rule strikes.

@@ -1,68 +1,20 @@
 //! From YAML to a script, with every problem placed: `FILE:LINE: FIELD: what is wrong; what to do`.
 
-use std::fmt;
-use std::fs;
-use std::io::Read as _;
 use std::path::Path;
 
-use tdc_yaml::{Data, Node};
-use thiserror::Error;
+use tdc_yaml::{Data, FileError, FileErrors, Node};
 
 use super::fault::fault;
 use super::fields::{Fields, Problems, items, share, shown, text};
 use super::{At, Fault, Rule, Script, When};
 
-/// Octets of a script.
-const MAX_SCRIPT: u64 = 1024 * 1024;
+/// MiB of a script.
+const MAX_SCRIPT: u64 = 1;
 /// Rules of a script: each is asked at each stage.
 const MAX_RULES: usize = 1000;
 
-/// One thing that is wrong in a script.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub struct ScriptError {
-    /// The script's name.
-    pub file: String,
-    /// From 1; None when it is about the file as a whole.
-    pub line: Option<usize>,
-    /// As `rules[0].do`; empty when it is about more than a field.
-    pub field: String,
-    /// What is wrong, and what to do.
-    pub problem: String,
-}
-
-impl fmt::Display for ScriptError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            file,
-            line,
-            field,
-            problem,
-        } = self;
-        write!(f, "{file}:")?;
-        if let Some(line) = line {
-            write!(f, "{line}:")?;
-        }
-        if !field.is_empty() {
-            write!(f, " {field}:")?;
-        }
-        write!(f, " {problem}")
-    }
-}
-
-/// Everything that is wrong in a script, one a line; never empty.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{}", .0.iter().map(ScriptError::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct ScriptErrors(pub Vec<ScriptError>);
-
-impl ScriptErrors {
-    fn of_file(file: &str, problem: impl Into<String>) -> Self {
-        Self(vec![ScriptError {
-            file: file.to_owned(),
-            line: None,
-            field: String::new(),
-            problem: problem.into(),
-        }])
-    }
+fn of_file(file: &str, problem: impl Into<String>) -> FileErrors {
+    FileErrors(vec![FileError::of_file(file, problem)])
 }
 
 impl Script {
@@ -70,18 +22,10 @@ impl Script {
     ///
     /// # Errors
     /// When the file cannot be read or is not a script: all reasons.
-    pub fn load(path: &Path) -> Result<Self, ScriptErrors> {
+    pub fn load(path: &Path) -> Result<Self, FileErrors> {
         let name = path.display().to_string();
-        let fail = |error: std::io::Error| ScriptErrors::of_file(&name, format!("cannot be read: {error}"));
-        let mut octets = Vec::new();
-        let file = fs::File::open(path).map_err(fail)?;
-        file.take(MAX_SCRIPT + 1).read_to_end(&mut octets).map_err(fail)?;
-        if octets.len() as u64 > MAX_SCRIPT {
-            let problem = format!("is larger than {MAX_SCRIPT} octets; no script needs that");
-            return Err(ScriptErrors::of_file(&name, problem));
-        }
-        let text = String::from_utf8(octets)
-            .map_err(|_| ScriptErrors::of_file(&name, "is not UTF-8 text; save it as such"))?;
+        let text = tdc_yaml::read_text(path, MAX_SCRIPT)
+            .map_err(|error| of_file(&name, format!("cannot be read: {error}")))?;
         let script = Self::parse(&name, &text)?;
         Ok(Self {
             path: Some(path.to_owned()),
@@ -93,7 +37,7 @@ impl Script {
     ///
     /// # Errors
     /// When it is not a script: all reasons.
-    pub fn parse(name: &str, text: &str) -> Result<Self, ScriptErrors> {
+    pub fn parse(name: &str, text: &str) -> Result<Self, FileErrors> {
         let mut problems = Problems {
             file: name.to_owned(),
             found: Vec::new(),
@@ -111,11 +55,11 @@ impl Script {
         let script = documents.first().and_then(|root| script(root, &mut problems));
         match script {
             Some(script) if problems.found.is_empty() => Ok(script),
-            None if problems.found.is_empty() => Err(ScriptErrors::of_file(
+            None if problems.found.is_empty() => Err(of_file(
                 name,
                 "is empty; write rules, as in rules: [{ at: rcpt, do: close }]",
             )),
-            _ => Err(ScriptErrors(problems.found)),
+            _ => Err(FileErrors(problems.found)),
         }
     }
 }
