@@ -66,6 +66,16 @@ pub(crate) fn install() -> String {
         !warned.contains("Warning") && !warned.contains("would violate"),
         "{warned}"
     );
+    let look = commands("docs/operations.md", "## Looking into it");
+    let seen = text(&run("sh", &["-exc", &look]).stdout);
+    for expected in [
+        "the.tdc.queue",
+        "no dead letters",
+        "journaled to intake etd-eu",
+        "\"ready\":true",
+    ] {
+        assert!(seen.contains(expected), "{expected}: {seen}");
+    }
     let restarts = crate::installation::no_restarts();
 
     let notes = text(&run("helm", &["get", "notes", "tdc", "-n", NAMESPACE]).stdout);
@@ -86,6 +96,11 @@ pub(crate) fn install() -> String {
         (resources() > 0).then_some(())
     });
     run("helm", &["uninstall", "tdc", "-n", NAMESPACE, "--wait"]);
-    let lines = readme.lines().filter(|line| !line.starts_with(' ')).count();
-    format!("{lines} commands, {} of the notes; {restarts}", notes.len())
+    let count = |block: &str| block.lines().filter(|line| !line.starts_with(' ')).count();
+    format!(
+        "{} to install, {} of the notes, {} to look into it; {restarts}",
+        count(&readme),
+        notes.len(),
+        count(&look)
+    )
 }
