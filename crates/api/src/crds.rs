@@ -1,8 +1,9 @@
 //! The CustomResourceDefinitions, generated from the types.
 //!
-//! Two things are taken out of what the derive macros write. `nullable`: without it the API server treats `field:
-//! null` like an absent field, which is what people mean, and `has(self.field)` in a rule says the same. And `title`,
-//! which only repeats the names of Rust types.
+//! Three things are taken out of what the derive macros write. `nullable`: without it the API server treats `field:
+//! null` like an absent field, which is what people mean, and `has(self.field)` in a rule says the same. `title`, which
+//! only repeats the names of Rust types. And the line breaks within a paragraph of a description: `kubectl explain`
+//! breaks lines itself.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
@@ -51,6 +52,9 @@ fn tidy(schema: &mut JSONSchemaProps) {
     };
     schema.nullable = None;
     schema.title = None;
+    if let Some(description) = &mut schema.description {
+        *description = flowing(description);
+    }
     for property in schema.properties.iter_mut().flat_map(|map| map.values_mut()) {
         tidy(property);
     }
@@ -59,4 +63,10 @@ fn tidy(schema: &mut JSONSchemaProps) {
         Some(Schemas(list)) => list.iter_mut().for_each(tidy),
         None => {}
     }
+}
+
+/// Paragraphs without line breaks.
+fn flowing(text: &str) -> String {
+    let paragraph = |text: &str| text.split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
+    text.split("\n\n").map(paragraph).collect::<Vec<_>>().join("\n\n")
 }

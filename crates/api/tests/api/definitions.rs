@@ -84,6 +84,25 @@ fn what_kubectl_shows() {
     assert_eq!(crds().len(), Kind::ALL.len());
 }
 
+/// `kubectl explain` breaks lines itself.
+#[test]
+fn descriptions_flow() {
+    fn look(place: &str, schema: &serde_json::Value) {
+        match schema {
+            serde_json::Value::Object(fields) => fields.iter().for_each(|(name, value)| look(name, value)),
+            serde_json::Value::Array(items) => items.iter().for_each(|item| look(place, item)),
+            serde_json::Value::String(text) if place == "description" => {
+                let broken = text.replace("\n\n", "").contains('\n');
+                assert!(!broken && !text.ends_with(' '), "{text:?}");
+            }
+            _ => {}
+        }
+    }
+    for crd in crds() {
+        look("", &serde_json::to_value(crd).unwrap());
+    }
+}
+
 #[test]
 fn an_empty_spec_means_the_defaults_of_the_core() {
     let compiled = compile(&load(&document("ThreatDefenseConnector", "default", "{}")).unwrap());
