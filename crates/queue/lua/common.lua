@@ -25,6 +25,9 @@
 
 local READY, RETRY, PREPARED, EXPIRY, COUNTERS, DEAD, BODY, LEASE = unpack(KEYS)
 local DEAD_MAX, GRACE = ARGV[1], tonumber(ARGV[2])
+-- The set of the intakes that have or had entries. A lane is listed in the step that gives it its first entry, and
+-- taken off in the step that clears it away, so that what is stored is always listed, and so swept.
+local INTAKES, INTAKE = 'tdc:intakes', string.match(READY, '^tdc:{(.*)}:ready$')
 local GROUP, RELEASED, WAITING, WAKE = 'workers', '(released)', '(waiting)', 'tdc:wake'
 
 local clock = redis.call('TIME')

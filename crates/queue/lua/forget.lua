@@ -1,8 +1,8 @@
 -- forget: clears away the lane of an intake that is in no use any more.
 -- ARGV 3 ms for which it must have been empty
--- Returns 1 when nothing of the lane is left, else 0
+-- Returns 1 when the lane was listed and nothing of it is left, else 0
 -- Keeps true: a lane with an entry in any state, or with a dead letter younger than that, stays as it is; so do its
--- counters.
+-- counters, and its name in the list. Bodies that are still being written are not touched: PREPARE lists them anew.
 
 if redis.call('XLEN', READY) + redis.call('ZCARD', PREPARED) + redis.call('ZCARD', RETRY) > 0 then return 0 end
 local before = NOW - tonumber(ARGV[3])
@@ -18,4 +18,4 @@ end
 
 if last(READY) > before or last(DEAD) > before then return 0 end
 redis.call('UNLINK', READY, RETRY, PREPARED, EXPIRY, COUNTERS, DEAD, LEASE)
-return 1
+return redis.call('SREM', INTAKES, INTAKE)

@@ -1,7 +1,8 @@
 -- prepare: turns written bodies into prepared entries.
 -- ARGV 3.. of each: id, chunks, bytes, ms until it is in doubt, lifetime ms, retention ms, mid, recipients, traceparent
 -- Returns for each 1 (prepared), 0 (was so before), -1 (chunks are missing: the body is not what was sent)
--- Keeps true: a prepared entry has all its bytes, a deadline in `prepared`, and a TTL. Refused when memory is full.
+-- Keeps true: a prepared entry has all its bytes, a deadline in `prepared`, and a TTL, and its lane is listed. Refused
+-- when memory is full.
 
 local function prepare(id, chunks, bytes, doubt, life, retain, mid, rcpt, tp)
   local body = BODY .. id
@@ -25,5 +26,8 @@ for i = 3, #ARGV, 9 do
     deadlines[#deadlines + 1] = ARGV[i]
   end
 end
-if #deadlines > 0 then redis.call('ZADD', PREPARED, unpack(deadlines)) end
+if #deadlines > 0 then
+  redis.call('ZADD', PREPARED, unpack(deadlines))
+  redis.call('SADD', INTAKES, INTAKE)
+end
 return out

@@ -11,6 +11,8 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -285,4 +287,42 @@ async fn a_body_that_is_given_up_leaves_nothing() {
     tokio::time::sleep(Duration::from_millis(5)).await;
     queue.forget(INTAKE, NO_TIME).await.expect("answers");
     assert_eq!(lane(&mut redis).await, Vec::<String>::new());
+}
+
+/// Messages arrive while somebody forgets the lane over and over: whatever is stored is listed, so that it is swept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_is_stored_is_listed() {
+    let (server, queue, _redis) = start().await;
+    let janitor = Arc::new(connect(&server, RedisOptions::default()).await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let forgetting = tokio::spawn({
+        let (janitor, stop) = (janitor.clone(), stop.clone());
+        async move {
+            let mut forgotten = 0;
+            while !stop.load(Ordering::Relaxed) {
+                forgotten += u32::from(janitor.forget(INTAKE, NO_TIME).await.expect("answers"));
+            }
+            forgotten
+        }
+    });
+    let mut unlisted = 0;
+    for round in 0..400 {
+        // Many recipients and a body of many packets: the steps of one call reach Redis one by one.
+        let mut entry = entry();
+        entry.meta.recipients = (0..1000)
+            .map(|n| format!("recipient-{n}@company.example"))
+            .collect();
+        let bytes = if round % 2 == 0 { 60_000 } else { 900_000 };
+        entry.size = bytes;
+        let key = entry.key.clone();
+        let bytes = usize::try_from(bytes).expect("small");
+        queue.prepare(entry, 0, body(bytes)).await.expect("prepares");
+        let listed = Janitor::intakes(&queue).await.expect("lists");
+        unlisted += u32::from(listed != [INTAKE]);
+        queue.abort(std::slice::from_ref(&key)).await.expect("aborts");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let forgotten = forgetting.await.expect("no panic");
+    assert!(forgotten > 0, "the lane was forgotten in between");
+    assert_eq!(unlisted, 0, "of 400; the lane was forgotten {forgotten} times");
 }

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use futures::future::join_all;
 use redis::{Cmd, Pipeline, Value};
 
+use super::check_chunk;
 use super::link::Link;
 use super::options::{RedisOptions, millis};
 use super::read;
 use super::script::{self, body, call, call_each};
 use super::together::{Job, Step, Together, groups};
-use super::{INTAKES, check_chunk};
 use crate::QueueError;
 use crate::entry::{ClaimRef, End, EntryKey, NewEntry, short};
 
@@ -74,7 +74,6 @@ impl Prepare {
         options: &RedisOptions,
     ) -> Result<Vec<i64>, QueueError> {
         let mut pipe = redis::pipe();
-        pipe.cmd("SADD").arg(INTAKES).arg(intake);
         let mut cmd = call(&script::PREPARE, intake, options);
         for step in steps {
             step.store(&mut pipe, options);
