@@ -3,7 +3,7 @@
 //! What they name is there: the image by its default name, `redis.company.example` and `mailbox.company.example`.
 
 use crate::installation::zone;
-use crate::kubectl::{DEMO, NAMESPACE, apply, get, kubectl, repository, run, text, wait_for};
+use crate::kubectl::{DEMO, NAMESPACE, apply, attempt, get, kubectl, repository, run, text, wait_for};
 
 /// A Redis of somebody else, with its defaults.
 const REDIS: &str = "
@@ -56,6 +56,12 @@ pub(crate) fn install() -> String {
         address("mailbox")
     );
     zone("company.example", &records);
+    let ping = format!("-n {DEMO} exec redis -- redis-cli -h redis.company.example ping");
+    let ping: Vec<&str> = ping.split(' ').collect();
+    wait_for("the names of company.example", || {
+        let answer = attempt("kubectl", &ping, "");
+        text(&answer.stdout).contains("PONG").then_some(())
+    });
 
     // In the folder of the repository, stopping at the first that fails.
     let script = format!("cd {} && set -ex && {readme}", repository(""));
@@ -96,6 +102,12 @@ pub(crate) fn install() -> String {
         (resources() > 0).then_some(())
     });
     run("helm", &["uninstall", "tdc", "-n", NAMESPACE, "--wait"]);
+    // Helm does not wait for pods, and a cluster that is stopped while they end leaves processes behind.
+    wait_for("the pods to end", || {
+        kubectl(&format!("get pods -n {NAMESPACE} -o name"))
+            .is_empty()
+            .then_some(())
+    });
     let count = |block: &str| block.lines().filter(|line| !line.starts_with(' ')).count();
     format!(
         "{} to install, {} of the notes, {} to look into it; {restarts}",
