@@ -25,7 +25,7 @@ use crate::tls::{self, HandshakeError};
 
 /// Pieces are joined up to so many octets before they are written: a message of ordinary size leaves in one write, which
 /// costs more than the copy.
-const JOINED: usize = 64 * 1024;
+const JOINED: usize = 128 * 1024;
 /// Larger pieces are written in slices, so that the time limit is one for progress and not for the whole of it.
 const SLICE: usize = 256 * 1024;
 /// How long a server that breaks off a message may take to say why.

@@ -52,7 +52,7 @@ const BATCH: u64 = 256;
 /// Rounds of one sweep.
 const ROUNDS: usize = 40;
 /// A body larger than this goes over the bodies' connection, smaller ones go together with the step.
-const SMALL: usize = 64 * 1024;
+const SMALL: usize = 256 * 1024;
 
 /// A [`JournalQueue`] in Redis 7.0 or newer, or Valkey.
 #[derive(Debug)]
