@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 /// Where a script may strike.
@@ -84,6 +85,8 @@ pub struct Options {
     /// Further connections get a 421.
     pub at_once: u32,
     pub answer_after: Duration,
+    /// Each answer to a message takes a permit, and waits for it.
+    pub permits: Option<Arc<Semaphore>>,
 }
 
 impl Default for Options {
@@ -95,6 +98,7 @@ impl Default for Options {
             scripts: Vec::new(),
             at_once: u32::MAX,
             answer_after: Duration::ZERO,
+            permits: None,
         }
     }
 }
@@ -285,6 +289,9 @@ impl Session {
 
     async fn taken(&mut self, wire: &mut BufReader<Box<dyn Wire>>, message: Vec<u8>) -> Result<(), Over> {
         tokio::time::sleep(self.options.answer_after).await;
+        if let Some(permits) = &self.options.permits {
+            permits.acquire().await.unwrap().forget();
+        }
         // An empty message is the dot of a client that was told to go on without a recipient.
         if !message.is_empty() {
             self.seen.messages.lock().unwrap().push((self.number, message));
