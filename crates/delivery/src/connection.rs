@@ -152,9 +152,10 @@ impl Connection {
         if claims.bytes() >= memory {
             return Ok(None);
         }
-        let ahead = match turn {
-            None => self.lane.stock.wants(self.lane.slots.count()),
-            Some(_) => 0,
+        let ahead = if turn.is_some() {
+            0
+        } else {
+            self.lane.stock.wants(self.lane.slots.count())
         };
         let consumer = &self.worker.config.consumer;
         let found = self

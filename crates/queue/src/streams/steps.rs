@@ -1,5 +1,5 @@
-//! The steps that many callers take at the same time: prepare, commit, claim, complete. Each kind goes out as [`Together`] says,
-//! with one call for each intake.
+//! The steps that many callers take at the same time: prepare, commit, claim, complete. Each kind goes out as
+//! [`Together`] says, with one call for each intake.
 
 use std::fmt;
 use std::sync::Arc;
