@@ -16,7 +16,7 @@ use rustls::ServerConfig;
 use serde::{Deserialize, Serialize};
 use tdc_simulate::TlsSource;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
@@ -173,9 +173,7 @@ pub(crate) async fn run(args: SinkArgs) -> Outcome<()> {
             Some(files.server_config().map_err(Fail::of("cannot use --tls-dir"))?)
         }
     };
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .map_err(Fail::of("cannot listen"))?;
+    let listener = listen(args.listen).map_err(Fail::of("cannot listen"))?;
     let address = listener.local_addr().map_err(Fail::of("cannot listen"))?;
     let sink = Arc::new(Sink {
         template: Template::new(args.size),
@@ -195,6 +193,19 @@ pub(crate) async fn run(args: SinkArgs) -> Outcome<()> {
     let (ended, end) = oneshot::channel();
     std::thread::spawn(move || ended.send(answer(&sink)));
     end.await.map_err(Fail::of("nobody asks any more"))?
+}
+
+/// With room for as many connections at once as a run may open: one that finds no room is answered by nobody, and ends
+/// only when the kernel gives it up.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(4096)
 }
 
 /// Answers questions on standard input until it ends.

@@ -198,7 +198,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(1024)?;
+    // As many as the kernel lets wait by default (net.core.somaxconn): a client that finds no room hears nothing.
+    socket.listen(4096)?;
     TcpListener::from_std(socket.into())
 }
 

@@ -29,6 +29,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
 use redis::{Cmd, FromRedisValue, Pipeline, Value};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use self::link::Link;
@@ -54,6 +55,10 @@ const ROUNDS: usize = 40;
 /// A body larger than this goes over the bodies' connection, smaller ones go together with the step.
 const SMALL: usize = 256 * 1024;
 
+/// Large steps that are on their way to Redis at the same time. Each is copied twice for that, beside what its caller
+/// holds; more at a time would only wait in the same connection.
+const LARGE: usize = 4;
+
 /// A [`JournalQueue`] in Redis 7.0 or newer, or Valkey.
 #[derive(Debug)]
 pub struct RedisQueue {
@@ -61,6 +66,8 @@ pub struct RedisQueue {
     control: Link,
     /// For bodies.
     bodies: Link,
+    /// Who may send a large body now.
+    large: Semaphore,
     /// The steps of many callers that go out as one, over `control`.
     steps: Steps,
     options: RedisOptions,
@@ -90,6 +97,7 @@ impl RedisQueue {
             steps: Steps::start(&control, &options),
             control,
             bodies,
+            large: Semaphore::new(LARGE),
             options,
             bell,
             trust,
@@ -164,6 +172,7 @@ impl Drop for RedisQueue {
 #[async_trait]
 impl JournalQueue for RedisQueue {
     async fn write_chunk(&self, entry: &EntryKey, index: u32, chunk: Bytes) -> Result<(), QueueError> {
+        let _turn = self.large.acquire().await;
         let mut pipe = redis::pipe();
         add_chunk(&mut pipe, &body(&entry.intake, &entry.id), index, &chunk)?;
         pipe.cmd("PEXPIRE")
@@ -180,6 +189,7 @@ impl JournalQueue for RedisQueue {
         if prepare.octets() <= SMALL {
             return self.steps.prepare.step(prepare).await;
         }
+        let _turn = self.large.acquire().await;
         let results = Prepare::run(&[&prepare], &key.intake, &self.bodies, &self.options).await?;
         prepared(&key.id, results.first().copied().unwrap_or(-1))
     }
