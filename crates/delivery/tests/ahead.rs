@@ -39,12 +39,10 @@ async fn stuck(config: WorkerConfig) -> (Rig, Server, Arc<Semaphore>) {
         rig.put(ORIGINAL, LIFETIME).await;
     }
     rig.snapshots.send_replace(snapshot(vec![intake]));
-    let stats = rig
-        .until("the last answer", |stats| {
-            stats.delivered == ANSWERED && stats.in_flight > 0
-        })
-        .await;
-    println!("{} claimed", stats.in_flight);
+    rig.until("the last answer", |stats| {
+        stats.delivered == ANSWERED && stats.in_flight > 0
+    })
+    .await;
     (rig, server, permits)
 }
 
