@@ -1,7 +1,7 @@
 //! `tdc policy test` and `tdc policy show`: what the policies do, and why; from files or from a running service.
 //!
 //! Both ways end in the same table and the same words: a service is asked for its snapshot as well as for its
-//! decision, and the two must be of one version.
+//! decision, and the two must be of one version. Each replica numbers its own, so all is asked of one of them.
 
 mod explain;
 
@@ -104,7 +104,7 @@ fn read(dir: &Path) -> Result<Snapshot, CliError> {
         .map_err(|error| CliError::text(error.to_string()))
 }
 
-/// A running policy service.
+/// One replica of a running policy service.
 struct Service {
     address: String,
     client: PolicyServiceClient<Channel>,
@@ -112,13 +112,30 @@ struct Service {
 
 impl Service {
     async fn at(address: PolicyAddress, tls: &GrpcTlsArgs) -> Result<Self, CliError> {
-        let shown = address.to_string();
-        let tls = tls.client(&address).await?;
-        let client = PolicyServiceClient::new(channel::connect(address, tls));
-        Ok(Self {
-            address: shown,
-            client: client.max_decoding_message_size(MAX_MESSAGE),
-        })
+        let mut tls = tls.client(&address).await?;
+        let failed = |why: String| CliError::new(format!("the policy service at {address}"), why);
+        let mut last = "its name has no address".to_owned();
+        for replica in channel::replicas(&address).await.map_err(failed)? {
+            let endpoint =
+                channel::endpoint(replica, tls.as_mut()).map_err(|error| failed(error.to_string()))?;
+            match endpoint.connect().await {
+                Ok(channel) => {
+                    let client = PolicyServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+                    return Ok(Self {
+                        address: address.to_string(),
+                        client,
+                    });
+                }
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    let why = error
+                        .source()
+                        .map_or_else(|| error.to_string(), ToString::to_string);
+                    last = format!("{replica}: {why}");
+                }
+            }
+        }
+        Err(failed(last))
     }
 
     fn failed(&self, why: impl std::fmt::Display) -> CliError {
@@ -164,6 +181,6 @@ impl Service {
                 return Ok((snapshot, decision));
             }
         }
-        Err(self.failed("changes its table, or answers from several replicas, faster than it can be asked"))
+        Err(self.failed("changes its table faster than it can be asked"))
     }
 }

@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::process::Command;
 
-use tdc_tests::process::wait_for;
+use tdc_tests::process::{tdc, wait_for};
 
 use crate::mail::{Site, send};
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, text};
 use crate::roles::{PolicyService, metric, policy};
 use crate::server;
 
@@ -57,6 +57,24 @@ fn clients_use_every_replica_and_programmed_waits_for_each() {
     wait_for("the operator to see both", || {
         (metric(operator, "tdc_operator_policy_replicas") == Some(2.0)).then_some(())
     });
+    // Each numbers its own snapshots: what asks twice must ask the same one.
+    let asked = format!(
+        "mount --bind {} /etc/hosts && for turn in $(seq 40); do \
+         {} policy test --server policy.test:{port} --from a@x.example --to b@company.example || exit 1; done",
+        hosts.display(),
+        tdc().display()
+    );
+    let said = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &asked])
+        .output()
+        .unwrap();
+    let (said, complaint) = (text(&said.stdout), text(&said.stderr));
+    assert_eq!(
+        said.matches("policy staff, row 0").count(),
+        40,
+        "{said}{complaint}"
+    );
+
     wait_for("the second to decide", || {
         assert!(send(site.smtp, "b@company.example", "n").starts_with("250"));
         (metric(second.admin, "tdc_policy_evaluations_total")? > 2.0).then_some(())
