@@ -3,6 +3,7 @@
 //! `cargo bench -p tdc-benches --bench grpc`. The figures are for a batch, the items for its envelopes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use divan::counter::ItemsCount;
 use divan::{AllocProfiler, Bencher, black_box};
@@ -48,9 +49,16 @@ fn call(bencher: Bencher<'_, '_>, batch: usize) {
         let address = server.local_addr().expect("an address");
         let (_snapshots, receiver) = watch::channel(Some(Arc::new(snapshot(POLICIES, 10))));
         let server = tokio::spawn(server.run(receiver, shutdown));
-        let client = PolicyServiceClient::connect(format!("http://{address}"))
+        let mut client = PolicyServiceClient::connect(format!("http://{address}"))
             .await
             .expect("it listens");
+        // It listens before it has the table.
+        for _ in 0..1000 {
+            if client.evaluate(request(1)).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         (client, server)
     });
     let request = request(batch);
