@@ -97,17 +97,15 @@ pub(crate) fn compare(args: &CompareArgs) -> Outcome<()> {
     let base = Scratch::new(&args.disk)?;
     let tls = base.path().join("tls");
     let mut text = String::new();
-    let mut half = None;
+    let mut whole = None;
     for group in groups(args, base.path(), &tls) {
         if args.only.as_ref().is_some_and(|only| !group.title.contains(only)) {
             continue;
         }
         let results = measure(args, &group, base.path())?;
-        if group.title.starts_with("own generator, 10 KB") && half.is_none() {
-            half = results
-                .iter()
-                .find(|one| one.name == EVERYSEC)
-                .map(|one| one.rate().median / 2.0);
+        if group.title.starts_with("own generator, 10 KB") && whole.is_none() {
+            let tdc = results.iter().find(|one| one.name == EVERYSEC);
+            whole = tdc.map(|one| one.rate().median);
         }
         // Writing to a String cannot fail.
         let _ = write!(
@@ -118,10 +116,11 @@ pub(crate) fn compare(args: &CompareArgs) -> Outcome<()> {
             costs(&results)
         );
     }
-    if let Some(rate) = half {
-        let group = half_load(args, base.path(), rate);
+    for (part, divisor) in whole.iter().flat_map(|_| PARTS) {
+        let rate = whole.unwrap_or_default() / divisor;
+        let group = part_load(args, base.path(), rate, part);
         let results = measure(args, &group, base.path())?;
-        let _ = write!(text, "### {}\n\n{}\n", group.title, added(&results));
+        let _ = write!(text, "### {}\n\n{}\n", group.title, added(&results, rate));
     }
     let title = "one message at a time: own generator, 10 KB, two kept connections, PIPELINING";
     if args.only.as_ref().is_none_or(|only| title.contains(only)) {
@@ -135,11 +134,15 @@ pub(crate) fn compare(args: &CompareArgs) -> Outcome<()> {
     }
 }
 
+/// Parts of what the connector can do, at which its latency is measured.
+const PARTS: [(&str, f64); 3] = [("an eighth", 8.0), ("a quarter", 4.0), ("half", 2.0)];
+
 const WIRE: &str = "the wire";
 const POSTFIX: &str = "Postfix, queue in memory";
 const POSTFIX_DISK: &str = "Postfix, queue on disk";
 const EVERYSEC: &str = "TDC, everysec";
 const ALWAYS: &str = "TDC, always";
+const LOCAL: &str = "TDC, everysec, decided in ingress";
 
 fn systems(args: &CompareArgs, base: &Path, generator: &Generator, size: usize) -> Vec<(&'static str, Run)> {
     let tdc = |fsync| {
@@ -158,6 +161,7 @@ fn systems(args: &CompareArgs, base: &Path, generator: &Generator, size: usize) 
         (POSTFIX_DISK, What::Postfix(base.join("postfix"))),
         (EVERYSEC, tdc("everysec")),
         (ALWAYS, tdc("always")),
+        (LOCAL, local(args)),
     ];
     all.into_iter()
         .filter(|(_, what)| !(args.without_postfix && matches!(what, What::Postfix(_))))
@@ -173,6 +177,14 @@ fn systems(args: &CompareArgs, base: &Path, generator: &Generator, size: usize) 
             (name, run)
         })
         .collect()
+}
+
+/// Without the call to the policy service for each message.
+fn local(args: &CompareArgs) -> What {
+    What::Tdc(Box::new(Setup {
+        ingress_flags: ["--evaluation", "local"].map(str::to_owned).to_vec(),
+        ..Setup::new(&args.tdc)
+    }))
 }
 
 fn groups(args: &CompareArgs, base: &Path, tls: &Path) -> Vec<Group> {
@@ -196,9 +208,11 @@ fn groups(args: &CompareArgs, base: &Path, tls: &Path) -> Vec<Group> {
         });
         groups.push(secured(args, base, tls, shown, *size));
     }
-    // Where Postfix's queue is makes little difference, and is not asked again for the larger messages.
+    // Where Postfix's queue is and who decides makes less difference for the larger messages, and is not asked again.
     for group in groups.iter_mut().filter(|group| !group.title.contains("10 KB")) {
-        group.systems.retain(|(name, _)| *name != POSTFIX_DISK);
+        group
+            .systems
+            .retain(|(name, _)| ![POSTFIX_DISK, LOCAL].contains(name));
     }
     groups
 }
@@ -222,8 +236,8 @@ fn secured(args: &CompareArgs, base: &Path, tls: &Path, shown: &str, size: usize
     }
 }
 
-/// The connector and the wire at half of what the connector can do.
-fn half_load(args: &CompareArgs, base: &Path, rate: f64) -> Group {
+/// The connector and the wire at a part of what the connector can do.
+fn part_load(args: &CompareArgs, base: &Path, rate: f64, part: &str) -> Group {
     let flags = vec![
         "--pipelining".to_owned(),
         "--rate".to_owned(),
@@ -235,7 +249,9 @@ fn half_load(args: &CompareArgs, base: &Path, rate: f64) -> Group {
         run.messages = about(rate, LASTS, 50);
     }
     Group {
-        title: format!("own generator, 10 KB, 40 kept connections, {rate:.0} messages a second: half load"),
+        title: format!(
+            "own generator, 10 KB, 40 kept connections, {rate:.0} messages a second: {part} of the load"
+        ),
         systems,
     }
 }
@@ -366,10 +382,11 @@ fn costs(results: &[Results]) -> String {
     table.text()
 }
 
-/// What the connector adds to the wire's latency.
-fn added(results: &[Results]) -> String {
+/// What the connector adds to the wire's latency, at so many messages a second.
+fn added(results: &[Results], rate: f64) -> String {
     let mut table = Table::new(&[
         "system",
+        "cores busy, all processes",
         "250 after, ms: median",
         "99th",
         "added: median",
@@ -389,8 +406,15 @@ fn added(results: &[Results]) -> String {
             one.spread(|sample| sample.copies.median as f64).median,
             one.spread(|sample| sample.copies.p99 as f64).median,
         ];
+        // Milliseconds a message.
+        let cost: f64 = processes(&one.samples)
+            .into_iter()
+            .filter_map(|name| cpu(&one.samples, name, one.messages))
+            .map(|cpu| cpu.median)
+            .sum();
         table.row([
             one.name.to_owned(),
+            number(cost * rate / 1000.0),
             millis(median),
             millis(p99),
             less(median, |sent| sent.median),

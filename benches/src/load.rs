@@ -1,7 +1,8 @@
 //! The generator: for what `smtp-source` cannot do (PIPELINING, TLS, a fixed rate, latencies with their tails).
 //!
 //! With a rate, each message has a time when it is due, and its latency counts from then: a server that stalls makes
-//! all messages late that were due meanwhile, and not only those that a blocked generator had begun.
+//! all messages late that were due meanwhile, and not only those that a blocked generator had begun. A thread says when:
+//! the runtime's timers go by milliseconds, and would send what is due within one as a burst.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,7 +22,8 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsConnector;
 
 use crate::fail::{Fail, Outcome};
@@ -92,6 +94,8 @@ struct Load {
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     next: Cell<u64>,
     start: Instant,
+    /// With a rate: a permit for each message that is due.
+    due: Arc<Semaphore>,
     sent: RefCell<(Sent, Histogram<u64>)>,
 }
 
@@ -104,9 +108,13 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome<Sent> {
         tls,
         next: Cell::new(0),
         start: Instant::now(),
+        due: Arc::new(Semaphore::new(0)),
         sent: RefCell::new((Sent::default(), histogram)),
         args,
     });
+    if load.args.rate > 0.0 {
+        pace(&load);
+    }
     let workers: Vec<_> = (0..load.args.connections)
         .map(|_| tokio::task::spawn_local(worker(load.clone())))
         .collect();
@@ -123,6 +131,24 @@ pub(crate) async fn run(args: LoadArgs) -> Outcome<Sent> {
         max: histogram.max(),
         ..sent.clone()
     })
+}
+
+/// When that message is due.
+fn due(start: Instant, number: u64, rate: f64) -> Instant {
+    start + Duration::from_secs_f64(number as f64 / rate)
+}
+
+/// Gives a permit for each message when it is due, and at the end one to each connection.
+fn pace(load: &Load) {
+    let (start, permits) = (load.start, load.due.clone());
+    let (messages, rate, connections) = (load.args.messages, load.args.rate, load.args.connections);
+    std::thread::spawn(move || {
+        for number in 0..messages {
+            std::thread::sleep(due(start, number, rate).saturating_duration_since(Instant::now()));
+            permits.add_permits(1);
+        }
+        permits.add_permits(connections);
+    });
 }
 
 fn trust(dir: &std::path::Path) -> Outcome<(Arc<ClientConfig>, ServerName<'static>)> {
@@ -152,17 +178,21 @@ async fn worker(load: Rc<Load>) {
     let wire = load.template.wire();
     let mut head = wire[..wire.len().min(HEAD)].to_vec();
     loop {
+        if load.args.rate > 0.0
+            && let Ok(permit) = load.due.acquire().await
+        {
+            permit.forget();
+        }
         let number = load.next.get();
         if number >= load.args.messages {
             break;
         }
         load.next.set(number + 1);
-        let mut due = Instant::now();
+        let mut due_at = Instant::now();
         let mut stamp = micros();
         if load.args.rate > 0.0 {
-            due = load.start + Duration::from_secs_f64(number as f64 / load.args.rate);
-            stamp = (stamp as i64 + signed_micros(due)) as u64;
-            sleep_until(due).await;
+            due_at = due(load.start, number, load.args.rate);
+            stamp = (stamp as i64 + signed_micros(due_at)) as u64;
         }
         Template::stamp(
             &mut head,
@@ -171,7 +201,7 @@ async fn worker(load: Rc<Load>) {
                 micros: stamp,
             },
         );
-        while !attempt(&load, &mut connection, &head, number, due).await && load.args.retry {
+        while !attempt(&load, &mut connection, &head, number, due_at).await && load.args.retry {
             sleep(AGAIN).await;
         }
     }

@@ -34,10 +34,8 @@ pub fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let cli = Cli::parse();
-    // At least two threads: the span exporter blocks one of them now and then.
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).max(2);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
+        .worker_threads(cli.command.threads())
         .enable_all()
         .build();
     let result = match runtime {

@@ -5,12 +5,15 @@
 //! the server has left before it saw a message costs that message nothing.
 //!
 //! While the queue notes the end of one entry, the next one is claimed, with some ahead where they go fast
-//! ([`crate::stock`]): a good connection waits for the queue once for each message at most, and not twice.
+//! ([`crate::stock`]): a good connection waits for the queue once for each message at most, and not twice. What is
+//! there already when a copy leaves is opened in the same write ([`transaction`]); when the answer to that copy is slow,
+//! another connection gets it, and this one ends.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tdc_core::outcome::{Outcome, Stage};
+use tdc_core::policy::Intake;
 use tdc_failpoint::hit;
 use tdc_queue::{Claimed, QueueError};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -21,10 +24,10 @@ use crate::conclude::{History, conclude};
 use crate::copy;
 use crate::dialer::{self, Undialed};
 use crate::lane::{Guard, Lane, Start};
-use crate::link::{Budget, Link};
+use crate::link::{Ahead, Budget, Link};
 use crate::settle;
 use crate::slots::Slot;
-use crate::stock::Taken;
+use crate::stock::{self, Taken};
 use crate::transaction::{self, Reset, Sent};
 use crate::worker::Worker;
 
@@ -40,8 +43,10 @@ struct Connection {
     lane: Arc<Lane>,
     slot: Slot,
     link: Option<(Link, Guard)>,
-    /// Claimed already, for the open link.
+    /// Claimed already, for the open link; when that has a copy ahead, it is the one of this entry.
     next: Option<Taken>,
+    /// Idle since before the queue was found empty: it need not be asked before it rings.
+    looked: Option<Guard>,
 }
 
 /// How an attempt was left.
@@ -60,6 +65,7 @@ pub(crate) async fn run(worker: Arc<Worker>, lane: Arc<Lane>, slot: Slot) {
         slot,
         link: None,
         next: None,
+        looked: None,
     };
     while connection.turn().await {}
     // Whoever goes on may take it at once; perhaps nobody does.
@@ -71,12 +77,27 @@ pub(crate) async fn run(worker: Arc<Worker>, lane: Arc<Lane>, slot: Slot) {
     lane.poke();
 }
 
+/// Lets whoever is free have the next entry.
+fn hand_on(lane: &Lane, next: &mut Option<Taken>) {
+    if let Some(taken) = next.take() {
+        lane.stock.put([taken]);
+        lane.wake(1);
+    }
+}
+
 impl Connection {
     /// One entry; false when the task is to end.
     async fn turn(&mut self) -> bool {
-        if self.worker.draining()
-            || self.lane.is_retired()
-            || self.slot.give_back_above(self.lane.lease.limit())
+        if self.link.is_none() {
+            // Not on its account: what has to dial first has no entry.
+            hand_on(&self.lane, &mut self.next);
+            self.looked = None;
+        }
+        // What is opened is begun.
+        if !self.is_opened()
+            && (self.worker.draining()
+                || self.lane.is_retired()
+                || self.slot.give_back_above(self.lane.lease.limit()))
         {
             return false;
         }
@@ -118,6 +139,10 @@ impl Connection {
         true
     }
 
+    fn is_opened(&self) -> bool {
+        self.link.as_ref().is_some_and(|(link, _)| link.ahead.is_some())
+    }
+
     async fn dial_first(&mut self) -> bool {
         let intake = self.lane.intake();
         let budget = Budget::lasting(DIAL_WITHIN);
@@ -139,9 +164,14 @@ impl Connection {
 
     /// An entry, when one is ready and there is memory for it; further ones go to the stock.
     async fn claim(&self) -> Result<Option<Taken>, QueueError> {
-        if let Some(taken) = self.lane.stock.take() {
-            return Ok(Some(taken));
+        match self.lane.stock.take() {
+            Some(taken) => Ok(Some(taken)),
+            None => self.ask(1).await,
         }
+    }
+
+    /// Asks the queue for so many entries, and for some ahead.
+    async fn ask(&self, needed: usize) -> Result<Option<Taken>, QueueError> {
         let (claims, memory) = (&self.worker.claims, self.worker.config.memory);
         // How large an entry is shows only when it is here: while much is held they come one by one.
         let turn = if claims.bytes() > memory / FREELY {
@@ -161,13 +191,15 @@ impl Connection {
         let found = self
             .worker
             .queue
-            .claim(&self.lane.name, consumer, 1 + ahead)
+            .claim(&self.lane.name, consumer, needed + ahead)
             .await?;
         self.worker.account.expired(&found.expired);
         if found.entries.is_empty() {
             return Ok(None);
         }
         hit("delivery.claimed");
+        // Where as many were as were asked for there may be another.
+        let more = found.entries.len() >= needed + ahead;
         let mut taken = found.entries.into_iter().map(|entry| {
             let bytes = entry.body.iter().map(|chunk| chunk.len() as u64).sum();
             let held = claims.hold(entry.claim.clone(), bytes);
@@ -176,26 +208,29 @@ impl Connection {
         let first = taken.next();
         let others = taken.len() as u64;
         self.lane.stock.put(taken);
-        // Where one was there may be another.
-        self.lane.wake(1 + others);
+        self.lane.wake(u64::from(more) + others);
         Ok(first)
     }
 
     /// The next entry; waits for one as long as the connection is worth keeping.
     async fn next_entry(&mut self) -> Option<Taken> {
         let until = Instant::now() + self.worker.config.idle;
+        let mut looked = self.looked.take();
         loop {
             if self.worker.draining() || self.lane.is_retired() {
                 return None;
             }
+            let looked_before = looked.is_some();
             // Idle already while it looks, so that a ring in this moment is not lost.
-            let idle = self.lane.idle();
-            match self.claim().await {
-                Ok(Some(taken)) => return Some(taken),
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::debug!(intake = %self.lane.name, %error, "no entry could be claimed");
-                    sleep(QUEUE_PAUSE).await;
+            let idle = looked.take().unwrap_or_else(|| self.lane.idle());
+            if !looked_before {
+                match self.claim().await {
+                    Ok(Some(taken)) => return Some(taken),
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::debug!(intake = %self.lane.name, %error, "no entry could be claimed");
+                        sleep(QUEUE_PAUSE).await;
+                    }
                 }
             }
             let (link, _) = self.link.as_mut()?;
@@ -247,10 +282,17 @@ impl Connection {
         };
         self.worker.account.attempt(&attempt, &step, &span);
         let settling = settle::settle(&self.worker, &entry, step, budget).instrument(span);
-        if self.goes_on(&outcome) {
-            let (next, ()) = tokio::join!(self.claim(), settling);
-            // If it failed, the next turn asks again.
-            self.next = next.ok().flatten();
+        if matches!(outcome, Outcome::Delivered(_)) && self.goes_on() && self.is_reusable(&outcome) {
+            let idle = self.lane.idle();
+            let (next, ()) = tokio::join!(self.claim_next(), settling);
+            if self.next.is_none() {
+                match next {
+                    Ok(Some(taken)) => self.next = Some(taken),
+                    Ok(None) => self.looked = Some(idle),
+                    // The next turn asks again.
+                    Err(_) => {}
+                }
+            }
         } else {
             settling.await;
         }
@@ -258,28 +300,73 @@ impl Connection {
         self.after(&outcome).await;
     }
 
-    /// Whether the next message will go over the same connection.
-    fn goes_on(&self, outcome: &Outcome) -> bool {
-        let stays = |link: &Link| {
-            link.messages + 1 < link.intake.connections.messages_per_connection
-                && transaction::reusable(link, outcome) == Some(Reset::No)
-        };
+    /// The next entry, when there is none yet; else some for the stock, when that is empty.
+    async fn claim_next(&self) -> Result<Option<Taken>, QueueError> {
+        if self.next.is_none() {
+            return self.claim().await;
+        }
+        if self.lane.stock.is_empty() {
+            let first = self.ask(0).await?;
+            self.lane.stock.put(first);
+        }
+        Ok(None)
+    }
+
+    /// Whether a message after the present one may go over the same connection.
+    fn goes_on(&self) -> bool {
+        let stays = |link: &Link| link.messages + 1 < link.intake.connections.messages_per_connection;
         !self.worker.draining()
             && !self.lane.is_retired()
-            && matches!(outcome, Outcome::Delivered(_))
             && self.link.as_ref().is_some_and(|(link, _)| stays(link))
+    }
+
+    fn is_reusable(&self, outcome: &Outcome) -> bool {
+        let reusable = |link: &Link| transaction::reusable(link, outcome) == Some(Reset::No);
+        self.link.as_ref().is_some_and(|(link, _)| reusable(link))
+    }
+
+    /// Takes what can be opened behind the present message: its copy, when there is an entry for it.
+    fn take_ahead(&mut self, intake: &Arc<Intake>) -> Option<Ahead> {
+        let opens = |link: &Link| Arc::ptr_eq(&link.intake, intake) && transaction::opens_ahead(link);
+        let may = self.next.is_none()
+            && self.goes_on()
+            && self.lane.slots.count() <= self.lane.lease.limit()
+            && self.link.as_ref().is_some_and(|(link, _)| opens(link));
+        if !may {
+            return None;
+        }
+        // One that is tried again goes over a fresh connection.
+        let taken = self.lane.stock.take_if(|entry| entry.attempts == 0)?;
+        let ahead = Ahead {
+            id: taken.entry.claim.key.id.clone(),
+            copy: copy::make(&taken.entry, intake, &self.worker.config.helo),
+        };
+        self.next = Some(taken);
+        Some(ahead)
     }
 
     /// Tries to bring one entry to the intake.
     async fn attempt(&mut self, entry: &Claimed, budget: Budget, mut probe: Option<Guard>) -> Left {
         let intake = self.lane.intake();
-        let copy = copy::make(entry, &intake, &self.worker.config.helo);
-        self.worker.account.bytes(copy.size);
         let retry = entry.attempts > 0;
         let worn = |link: &Link| !Arc::ptr_eq(&link.intake, &intake) || (retry && link.messages > 0);
         if self.link.as_ref().is_some_and(|(link, _)| worn(link)) {
             self.close().await;
         }
+        let mut opened = self.link.as_mut().and_then(|(link, _)| link.ahead.take());
+        if opened
+            .as_ref()
+            .is_some_and(|ahead| ahead.id != entry.claim.key.id)
+        {
+            self.drop_link();
+            opened = None;
+        }
+        let mut is_opened = opened.is_some();
+        let copy = opened.map_or_else(
+            || copy::make(entry, &intake, &self.worker.config.helo),
+            |ahead| ahead.copy,
+        );
+        self.worker.account.bytes(copy.size);
         loop {
             if self.link.is_none() {
                 let dialed = tokio::select! {
@@ -298,13 +385,24 @@ impl Connection {
                 }
             }
             drop(probe.take());
+            let ahead = self.take_ahead(&intake);
+            let opens = ahead.is_some();
             let Some((link, _)) = self.link.as_mut() else {
                 return Left::Undone;
             };
             let dcid = link.dcid;
             self.worker.account.begins(entry.meta.mid, dcid);
+            let sending = async {
+                let sending = transaction::send(link, &copy, is_opened, ahead, budget);
+                tokio::pin!(sending);
+                if opens && let Ok(sent) = timeout(stock::LONGEST, &mut sending).await {
+                    return sent;
+                }
+                hand_on(&self.lane, &mut self.next);
+                sending.await
+            };
             let sent = tokio::select! {
-                sent = transaction::send(link, &copy, budget) => sent,
+                sent = sending => sent,
                 () = self.worker.over() => {
                     let stage = link.stage;
                     self.drop_link();
@@ -319,8 +417,15 @@ impl Connection {
                 Sent::Stale(outcome) => {
                     tracing::debug!(dcid, %outcome, "the intake had left the connection; another is opened");
                     self.drop_link();
+                    is_opened = false;
                 }
-                Sent::Done(outcome) => return Left::Ended(outcome, dcid),
+                Sent::Done(outcome) => {
+                    if self.is_opened() && self.next.is_none() {
+                        // The entry was handed on: nobody has a content for it here.
+                        self.drop_link();
+                    }
+                    return Left::Ended(outcome, dcid);
+                }
             }
         }
     }
@@ -350,8 +455,11 @@ impl Connection {
         }
     }
 
-    /// Ends the connection in order.
+    /// Ends the connection in order; one that waits for a content can only be dropped.
     async fn close(&mut self) {
+        if self.is_opened() {
+            self.drop_link();
+        }
         if let Some((link, established)) = self.link.take() {
             drop(established);
             let dcid = link.dcid;

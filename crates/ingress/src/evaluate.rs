@@ -179,11 +179,11 @@ async fn ask(channel: Channel, mut questions: mpsc::Receiver<Question>) {
     while questions.recv_many(&mut batch, MAX_BATCH).await > 0 {
         let envelopes = batch.iter().map(|question| (&question.envelope).into()).collect();
         let mut request = tonic::Request::new(v1::EvaluateRequest { envelopes });
-        request.set_timeout(DEADLINE);
         // A batch belongs to many traces; the call is shown in that of its first envelope.
         batch[0]
             .span
             .in_scope(|| tdc_telemetry::inject(metadata(&mut request)));
+        // The end of the wait cancels the call. A `grpc-timeout` besides would be two more timers for each.
         match tokio::time::timeout(DEADLINE, client.evaluate(request)).await {
             Ok(Ok(response)) => answer(response.into_inner(), &mut batch),
             Ok(Err(status)) => {

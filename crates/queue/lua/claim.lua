@@ -24,7 +24,7 @@ local function take(sid, fields, deliveries)
   end
   bytes = bytes + size
   local age = math.max(0, NOW - tonumber(string.match(sid, '^%d+')))
-  out[#out + 1] = { sid, id, deliveries, tonumber(s[1]), tonumber(s[3]), exp - NOW, age, tonumber(s[4] or 0), tonumber(s[5] or 0) }
+  out[#out + 1] = { sid, id, deliveries, tonumber(s[1]), tonumber(s[3] or 0), exp - NOW, age, tonumber(s[4] or 0), tonumber(s[5] or 0) }
 end
 
 while #out < max and budget > 0 and not full do

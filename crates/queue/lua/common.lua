@@ -11,7 +11,6 @@
 --   7 body      prefix of the bodies' keys; a body is a hash: m = metadata, 0.. = chunks, and its state:
 --               st     p prepared, c committed, d ended and retained; absent while it is being written
 --               n, sz  chunks, bytes        life, ret  lifetime and retention in ms
---               exp    end of its lifetime  sid        its entry in `ready`
 --               at     attempts that count  dbt, pd    in doubt; an attempt may have arrived
 --               mid, rcpt, tp   number in the mail log, count of recipients, traceparent
 --               err    why the last attempt failed
@@ -27,11 +26,16 @@ local READY, RETRY, PREPARED, EXPIRY, COUNTERS, DEAD, BODY, LEASE = unpack(KEYS)
 local DEAD_MAX, GRACE = ARGV[1], tonumber(ARGV[2])
 -- The set of the intakes that have or had entries. A lane is listed in the step that gives it its first entry, and
 -- taken off in the step that clears it away, so that what is stored is always listed, and so swept.
-local INTAKES, INTAKE = 'tdc:intakes', string.match(READY, '^tdc:{(.*)}:ready$')
+local INTAKES = 'tdc:intakes'
 local GROUP, RELEASED, WAITING, WAKE = 'workers', '(released)', '(waiting)', 'tdc:wake'
 
 local clock = redis.call('TIME')
 local NOW = clock[1] * 1000 + math.floor(clock[2] / 1000)
+
+-- The name of the intake.
+local function intake()
+  return string.match(READY, '^tdc:{(.*)}:ready$')
+end
 
 -- Who holds a stream entry, and how many times it was handed out; nil when nobody does.
 local function holder(sid)
@@ -55,11 +59,10 @@ local function parse(member)
   return string.sub(member, 1, colon - 1), string.sub(member, colon + 1)
 end
 
--- Takes entries out of every index, and counts them as ended. `members` are their "sid:id".
+-- Takes entries that do not wait for a retry out of every index, and counts them as ended. `members` are their "sid:id".
 local function leave(sids, members, field)
   redis.call('XACK', READY, GROUP, unpack(sids))
   redis.call('XDEL', READY, unpack(sids))
-  redis.call('ZREM', RETRY, unpack(members))
   redis.call('ZREM', EXPIRY, unpack(members))
   redis.call('HINCRBY', COUNTERS, field, #sids)
 end
@@ -67,7 +70,9 @@ end
 -- Ends an entry undelivered: out of every index, counted, and among the dead letters, in this one step.
 -- Returns what the body knew of it: attempts, detail, in doubt, possible delivery.
 local function finish(sid, id, field, class, detail)
-  leave({ sid }, { sid .. ':' .. id }, field)
+  local member = sid .. ':' .. id
+  redis.call('ZREM', RETRY, member)
+  leave({ sid }, { member }, field)
   if field == 'hard_bounced' then redis.call('HINCRBY', COUNTERS, 'hard:' .. class, 1) end
   local body = BODY .. id
   local s = redis.call('HMGET', body, 'm', 'at', 'sz', 'ret', 'err', 'n', 'dbt', 'pd')
@@ -110,7 +115,7 @@ local function commit(ids, in_doubt)
       end
       local exp = NOW + tonumber(s[2])
       local sid = redis.call('XADD', READY, '*', 'id', id, 'exp', exp, 'mid', s[4] or 0, 'rcpt', s[5] or 0, 'tp', s[6] or '')
-      redis.call('HSET', body, 'st', 'c', 'exp', exp, 'sid', sid)
+      redis.call('HSET', body, 'st', 'c')
       if in_doubt then redis.call('HSET', body, 'dbt', 1) end
       redis.call('PEXPIRE', body, tonumber(s[2]) + GRACE + tonumber(s[3]))
       out[i], new[#new + 1] = 1, id

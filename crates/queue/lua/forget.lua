@@ -18,4 +18,4 @@ end
 
 if last(READY) > before or last(DEAD) > before then return 0 end
 redis.call('UNLINK', READY, RETRY, PREPARED, EXPIRY, COUNTERS, DEAD, LEASE)
-return redis.call('SREM', INTAKES, INTAKE)
+return redis.call('SREM', INTAKES, intake())

@@ -6,7 +6,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The longest wait: the safety net under rings that were lost on their way.
@@ -20,6 +20,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct Doorbell {
     notify: Notify,
     last: Mutex<Option<Instant>>,
+    /// Somebody has waited: who only puts entries in never does, and need not hear of each.
+    wanted: watch::Sender<bool>,
 }
 
 impl Doorbell {
@@ -29,9 +31,17 @@ impl Doorbell {
         self.notify.notify_waiters();
     }
 
+    /// Returns once somebody waits for a ring, or has done so.
+    pub(crate) async fn wanted(&self) {
+        // The sender lives as long as this.
+        let _ = self.wanted.subscribe().wait_for(|wanted| *wanted).await;
+    }
+
     /// Returns at the next ring, or after `at_most` or [`POLL`], whichever comes first.
     pub(crate) async fn wait(&self, at_most: Duration) {
         let ring = self.notify.notified();
+        self.wanted
+            .send_if_modified(|wanted| !std::mem::replace(wanted, true));
         let limit = at_most.min(POLL);
         let recent = self.last().is_some_and(|last| last.elapsed() < RECENT);
         if recent {

@@ -321,6 +321,11 @@ async fn processes_share_it() {
         woken += u32::from(began.elapsed() < Duration::from_millis(500));
     }
     assert!(woken >= 3, "the doorbell rings in other processes: {woken} of 5");
+    let mut listeners = redis::cmd("PUBSUB");
+    listeners.arg("NUMSUB").arg("tdc:wake");
+    let mut connection = server.connection().await;
+    let (_, count): (String, u64) = listeners.query_async(&mut connection).await.expect("answers");
+    assert_eq!(count, 1, "who never waits for it does not hear it");
 
     let lost = worker.claim(INTAKE, "w1", 9).await.expect("claims").entries;
     assert_eq!(lost.len(), 5);

@@ -6,6 +6,7 @@ mod simulate;
 mod time;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,6 +63,25 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Threads that carry its connections.
+    ///
+    /// A role shares its machine with the kernel's part of its mail, with Redis and with other roles; a thread that finds
+    /// no core wakes for nothing, so half of the cores is its part. Whatever is alone takes all.
+    pub(crate) fn threads(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        let (asked, default) = match self {
+            Self::Ingress(args) => (args.common.threads, cores / 2),
+            Self::Policy(args) => (args.common.threads, cores / 2),
+            Self::Operator(args) => (args.common.threads, cores / 2),
+            Self::Worker(args) => (args.common.threads, cores / 2),
+            Self::Standalone(args) => (args.common.threads, cores),
+            _ => (None, cores),
+        };
+        asked.map_or(default.max(1), NonZeroUsize::get)
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CommonArgs {
     /// Form of the log and the mail log on standard output: json, asyncos or text
@@ -76,6 +96,9 @@ pub(crate) struct CommonArgs {
     /// Name of this process among its peers; the default is made of the host's name and the process id
     #[arg(long, env = "TDC_INSTANCE", value_name = "NAME")]
     pub(crate) instance: Option<String>,
+    /// Threads that carry connections; the default is half of the cores, for standalone all of them
+    #[arg(long, env = "TDC_THREADS", value_name = "COUNT")]
+    pub(crate) threads: Option<NonZeroUsize>,
     /// The host's name in greetings and EHLO; the default is the system's
     #[arg(long, env = "TDC_HOSTNAME", value_name = "NAME")]
     pub(crate) hostname: Option<String>,

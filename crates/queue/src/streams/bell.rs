@@ -1,4 +1,4 @@
-//! Listens to `tdc:wake` on a connection of its own and rings the process's doorbell.
+//! Listens to `tdc:wake` on a connection of its own and rings the process's doorbell, once somebody waits for that.
 //!
 //! Whenever it has connected anew it also looks whether the server is still one to trust with copies: it may be another
 //! one, or the same with other settings.
@@ -36,17 +36,23 @@ pub(super) async fn listen(client: Client, bell: Arc<Doorbell>, trust: Arc<Trust
 }
 
 async fn once(client: &Client, bell: &Doorbell) -> Result<(), RedisError> {
-    let mut pubsub = limited(client.get_async_pubsub()).await?;
-    limited(pubsub.subscribe("tdc:wake")).await?;
-    // What was rung while nobody listened.
-    bell.ring();
+    let pubsub = limited(client.get_async_pubsub()).await?;
     let (mut sink, mut stream) = pubsub.split();
+    let mut listens = false;
     loop {
-        match timeout(QUIET, stream.next()).await {
-            Ok(Some(_)) => bell.ring(),
-            Ok(None) => return Ok(()),
-            Err(_) => {
-                limited(sink.ping::<Value>()).await?;
+        tokio::select! {
+            () = bell.wanted(), if !listens => {
+                limited(sink.subscribe("tdc:wake")).await?;
+                listens = true;
+                // What was rung while nobody listened.
+                bell.ring();
+            }
+            heard = timeout(QUIET, stream.next()) => match heard {
+                Ok(Some(_)) => bell.ring(),
+                Ok(None) => return Ok(()),
+                Err(_) => {
+                    limited(sink.ping::<Value>()).await?;
+                }
             }
         }
     }

@@ -43,27 +43,32 @@ impl Prepare {
     }
 
     /// What is stored before the script `prepare` looks at it. Bodies do not go through the script: Lua hashes each octet
-    /// of its arguments, which takes longer than all else.
+    /// of its arguments, which takes longer than all else. The TTL is that of a prepared entry at once; when the script
+    /// does not come to it, the body stays for so long.
     fn store(&self, pipe: &mut Pipeline, options: &RedisOptions) {
-        let stored = body(&self.entry.key.intake, &self.entry.key.id);
+        let entry = &self.entry;
+        let stored = body(&entry.key.intake, &entry.key.id);
+        let chunks = self.before as usize + self.rest.len();
+        let (doubt, life) = (millis(entry.in_doubt_after), millis(entry.lifetime));
+        let retain = millis(entry.retain.unwrap_or_default());
         let store = pipe.cmd("HSET").arg(&stored).arg("m").arg(&self.meta[..]);
         for (chunk, index) in self.rest.iter().zip(self.before..) {
             store.arg(index).arg(&chunk[..]);
         }
-        // Repeated after an answer was lost, it must not shorten the TTL of a prepared entry.
-        let ttl = millis(options.write_ttl);
-        pipe.cmd("PEXPIRE").arg(&stored).arg(ttl).arg("NX");
+        store.arg("n").arg(chunks).arg("sz").arg(entry.size);
+        store.arg("life").arg(life).arg("ret").arg(retain);
+        store.arg("mid").arg(entry.meta.mid);
+        store.arg("rcpt").arg(entry.meta.recipients.len());
+        store.arg("tp").arg(short(&entry.meta.traceparent));
+        let ttl = doubt + life + millis(options.grace) + retain;
+        pipe.cmd("PEXPIRE").arg(&stored).arg(ttl);
     }
 
     /// What the script wants to know of it.
     fn tell(&self, cmd: &mut Cmd) {
         let entry = &self.entry;
-        let chunks = self.before as usize + self.rest.len();
-        cmd.arg(&*entry.key.id).arg(chunks).arg(entry.size);
-        cmd.arg(millis(entry.in_doubt_after)).arg(millis(entry.lifetime));
-        cmd.arg(millis(entry.retain.unwrap_or_default()));
-        cmd.arg(entry.meta.mid).arg(entry.meta.recipients.len());
-        cmd.arg(short(&entry.meta.traceparent));
+        cmd.arg(&*entry.key.id).arg(self.before).arg(entry.size);
+        cmd.arg(millis(entry.in_doubt_after));
     }
 
     /// Several for the same intake, in one pipeline; the results in their order.
