@@ -177,6 +177,13 @@ async fn ask(channel: Channel, mut questions: mpsc::Receiver<Question>) {
     let mut client = PolicyServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let mut batch = Vec::new();
     while questions.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        // Whatever else is ready to run now may have a question, too.
+        tokio::task::yield_now().await;
+        while batch.len() < MAX_BATCH
+            && let Ok(question) = questions.try_recv()
+        {
+            batch.push(question);
+        }
         let envelopes = batch.iter().map(|question| (&question.envelope).into()).collect();
         let mut request = tonic::Request::new(v1::EvaluateRequest { envelopes });
         // A batch belongs to many traces; the call is shown in that of its first envelope.

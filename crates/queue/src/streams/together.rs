@@ -60,6 +60,8 @@ impl<S: Step> Together<S> {
         let (jobs, mut waiting) = mpsc::unbounded_channel::<Job<S>>();
         tokio::spawn(async move {
             while let Some(first) = waiting.recv().await {
+                // Whatever else is ready to run now may have a step, too.
+                tokio::task::yield_now().await;
                 let batch = batch(first, &mut waiting);
                 if !batch.is_empty() {
                     run(batch).await;
