@@ -47,7 +47,7 @@ fn the_comparison_with_smtp_source_runs() {
 fn the_comparison_with_the_own_generator_runs() {
     let text = compare("own generator, 10 KB");
     assert!(
-        text.contains("TLS at both ends") && text.contains("half load"),
+        text.contains("TLS at both ends") && text.contains("half of the load"),
         "{text}"
     );
     assert!(text.contains("added, message by message"), "{text}");

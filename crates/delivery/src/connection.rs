@@ -5,15 +5,12 @@
 //! the server has left before it saw a message costs that message nothing.
 //!
 //! While the queue notes the end of one entry, the next one is claimed, with some ahead where they go fast
-//! ([`crate::stock`]): a good connection waits for the queue once for each message at most, and not twice. What is
-//! there already when a copy leaves is opened in the same write ([`transaction`]); when the answer to that copy is slow,
-//! another connection gets it, and this one ends.
+//! ([`crate::stock`]): a good connection waits for the queue once for each message at most, and not twice.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tdc_core::outcome::{Outcome, Stage};
-use tdc_core::policy::Intake;
 use tdc_failpoint::hit;
 use tdc_queue::{Claimed, QueueError};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -24,10 +21,10 @@ use crate::conclude::{History, conclude};
 use crate::copy;
 use crate::dialer::{self, Undialed};
 use crate::lane::{Guard, Lane, Start};
-use crate::link::{Ahead, Budget, Link};
+use crate::link::{Budget, Link};
 use crate::settle;
 use crate::slots::Slot;
-use crate::stock::{self, Taken};
+use crate::stock::Taken;
 use crate::transaction::{self, Reset, Sent};
 use crate::worker::Worker;
 
@@ -43,7 +40,7 @@ struct Connection {
     lane: Arc<Lane>,
     slot: Slot,
     link: Option<(Link, Guard)>,
-    /// Claimed already, for the open link; when that has a copy ahead, it is the one of this entry.
+    /// Claimed already, for the open link.
     next: Option<Taken>,
     /// Idle since before the queue was found empty: it need not be asked before it rings.
     looked: Option<Guard>,
@@ -77,27 +74,12 @@ pub(crate) async fn run(worker: Arc<Worker>, lane: Arc<Lane>, slot: Slot) {
     lane.poke();
 }
 
-/// Lets whoever is free have the next entry.
-fn hand_on(lane: &Lane, next: &mut Option<Taken>) {
-    if let Some(taken) = next.take() {
-        lane.stock.put([taken]);
-        lane.wake(1);
-    }
-}
-
 impl Connection {
     /// One entry; false when the task is to end.
     async fn turn(&mut self) -> bool {
-        if self.link.is_none() {
-            // Not on its account: what has to dial first has no entry.
-            hand_on(&self.lane, &mut self.next);
-            self.looked = None;
-        }
-        // What is opened is begun.
-        if !self.is_opened()
-            && (self.worker.draining()
-                || self.lane.is_retired()
-                || self.slot.give_back_above(self.lane.lease.limit()))
+        if self.worker.draining()
+            || self.lane.is_retired()
+            || self.slot.give_back_above(self.lane.lease.limit())
         {
             return false;
         }
@@ -106,6 +88,7 @@ impl Connection {
             Some(taken) => taken,
             None => {
                 if self.link.is_none() {
+                    self.looked = None;
                     match self.lane.start() {
                         Start::Probe(guard) => {
                             probe = Some(guard);
@@ -139,10 +122,6 @@ impl Connection {
         true
     }
 
-    fn is_opened(&self) -> bool {
-        self.link.as_ref().is_some_and(|(link, _)| link.ahead.is_some())
-    }
-
     async fn dial_first(&mut self) -> bool {
         let intake = self.lane.intake();
         let budget = Budget::lasting(DIAL_WITHIN);
@@ -164,14 +143,9 @@ impl Connection {
 
     /// An entry, when one is ready and there is memory for it; further ones go to the stock.
     async fn claim(&self) -> Result<Option<Taken>, QueueError> {
-        match self.lane.stock.take() {
-            Some(taken) => Ok(Some(taken)),
-            None => self.ask(1).await,
+        if let Some(taken) = self.lane.stock.take() {
+            return Ok(Some(taken));
         }
-    }
-
-    /// Asks the queue for so many entries, and for some ahead.
-    async fn ask(&self, needed: usize) -> Result<Option<Taken>, QueueError> {
         let (claims, memory) = (&self.worker.claims, self.worker.config.memory);
         // How large an entry is shows only when it is here: while much is held they come one by one.
         let turn = if claims.bytes() > memory / FREELY {
@@ -191,7 +165,7 @@ impl Connection {
         let found = self
             .worker
             .queue
-            .claim(&self.lane.name, consumer, needed + ahead)
+            .claim(&self.lane.name, consumer, 1 + ahead)
             .await?;
         self.worker.account.expired(&found.expired);
         if found.entries.is_empty() {
@@ -199,7 +173,7 @@ impl Connection {
         }
         hit("delivery.claimed");
         // Where as many were as were asked for there may be another.
-        let more = found.entries.len() >= needed + ahead;
+        let more = found.entries.len() > ahead;
         let mut taken = found.entries.into_iter().map(|entry| {
             let bytes = entry.body.iter().map(|chunk| chunk.len() as u64).sum();
             let held = claims.hold(entry.claim.clone(), bytes);
@@ -282,16 +256,13 @@ impl Connection {
         };
         self.worker.account.attempt(&attempt, &step, &span);
         let settling = settle::settle(&self.worker, &entry, step, budget).instrument(span);
-        if matches!(outcome, Outcome::Delivered(_)) && self.goes_on() && self.is_reusable(&outcome) {
+        if self.goes_on(&outcome) {
             let idle = self.lane.idle();
-            let (next, ()) = tokio::join!(self.claim_next(), settling);
-            if self.next.is_none() {
-                match next {
-                    Ok(Some(taken)) => self.next = Some(taken),
-                    Ok(None) => self.looked = Some(idle),
-                    // The next turn asks again.
-                    Err(_) => {}
-                }
+            match tokio::join!(self.claim(), settling).0 {
+                Ok(Some(taken)) => self.next = Some(taken),
+                Ok(None) => self.looked = Some(idle),
+                // The next turn asks again.
+                Err(_) => {}
             }
         } else {
             settling.await;
@@ -300,73 +271,28 @@ impl Connection {
         self.after(&outcome).await;
     }
 
-    /// The next entry, when there is none yet; else some for the stock, when that is empty.
-    async fn claim_next(&self) -> Result<Option<Taken>, QueueError> {
-        if self.next.is_none() {
-            return self.claim().await;
-        }
-        if self.lane.stock.is_empty() {
-            let first = self.ask(0).await?;
-            self.lane.stock.put(first);
-        }
-        Ok(None)
-    }
-
-    /// Whether a message after the present one may go over the same connection.
-    fn goes_on(&self) -> bool {
-        let stays = |link: &Link| link.messages + 1 < link.intake.connections.messages_per_connection;
+    /// Whether the next message will go over the same connection.
+    fn goes_on(&self, outcome: &Outcome) -> bool {
+        let stays = |link: &Link| {
+            link.messages + 1 < link.intake.connections.messages_per_connection
+                && transaction::reusable(link, outcome) == Some(Reset::No)
+        };
         !self.worker.draining()
             && !self.lane.is_retired()
+            && matches!(outcome, Outcome::Delivered(_))
             && self.link.as_ref().is_some_and(|(link, _)| stays(link))
-    }
-
-    fn is_reusable(&self, outcome: &Outcome) -> bool {
-        let reusable = |link: &Link| transaction::reusable(link, outcome) == Some(Reset::No);
-        self.link.as_ref().is_some_and(|(link, _)| reusable(link))
-    }
-
-    /// Takes what can be opened behind the present message: its copy, when there is an entry for it.
-    fn take_ahead(&mut self, intake: &Arc<Intake>) -> Option<Ahead> {
-        let opens = |link: &Link| Arc::ptr_eq(&link.intake, intake) && transaction::opens_ahead(link);
-        let may = self.next.is_none()
-            && self.goes_on()
-            && self.lane.slots.count() <= self.lane.lease.limit()
-            && self.link.as_ref().is_some_and(|(link, _)| opens(link));
-        if !may {
-            return None;
-        }
-        // One that is tried again goes over a fresh connection.
-        let taken = self.lane.stock.take_if(|entry| entry.attempts == 0)?;
-        let ahead = Ahead {
-            id: taken.entry.claim.key.id.clone(),
-            copy: copy::make(&taken.entry, intake, &self.worker.config.helo),
-        };
-        self.next = Some(taken);
-        Some(ahead)
     }
 
     /// Tries to bring one entry to the intake.
     async fn attempt(&mut self, entry: &Claimed, budget: Budget, mut probe: Option<Guard>) -> Left {
         let intake = self.lane.intake();
+        let copy = copy::make(entry, &intake, &self.worker.config.helo);
+        self.worker.account.bytes(copy.size);
         let retry = entry.attempts > 0;
         let worn = |link: &Link| !Arc::ptr_eq(&link.intake, &intake) || (retry && link.messages > 0);
         if self.link.as_ref().is_some_and(|(link, _)| worn(link)) {
             self.close().await;
         }
-        let mut opened = self.link.as_mut().and_then(|(link, _)| link.ahead.take());
-        if opened
-            .as_ref()
-            .is_some_and(|ahead| ahead.id != entry.claim.key.id)
-        {
-            self.drop_link();
-            opened = None;
-        }
-        let mut is_opened = opened.is_some();
-        let copy = opened.map_or_else(
-            || copy::make(entry, &intake, &self.worker.config.helo),
-            |ahead| ahead.copy,
-        );
-        self.worker.account.bytes(copy.size);
         loop {
             if self.link.is_none() {
                 let dialed = tokio::select! {
@@ -385,24 +311,13 @@ impl Connection {
                 }
             }
             drop(probe.take());
-            let ahead = self.take_ahead(&intake);
-            let opens = ahead.is_some();
             let Some((link, _)) = self.link.as_mut() else {
                 return Left::Undone;
             };
             let dcid = link.dcid;
             self.worker.account.begins(entry.meta.mid, dcid);
-            let sending = async {
-                let sending = transaction::send(link, &copy, is_opened, ahead, budget);
-                tokio::pin!(sending);
-                if opens && let Ok(sent) = timeout(stock::LONGEST, &mut sending).await {
-                    return sent;
-                }
-                hand_on(&self.lane, &mut self.next);
-                sending.await
-            };
             let sent = tokio::select! {
-                sent = sending => sent,
+                sent = transaction::send(link, &copy, budget) => sent,
                 () = self.worker.over() => {
                     let stage = link.stage;
                     self.drop_link();
@@ -417,15 +332,8 @@ impl Connection {
                 Sent::Stale(outcome) => {
                     tracing::debug!(dcid, %outcome, "the intake had left the connection; another is opened");
                     self.drop_link();
-                    is_opened = false;
                 }
-                Sent::Done(outcome) => {
-                    if self.is_opened() && self.next.is_none() {
-                        // The entry was handed on: nobody has a content for it here.
-                        self.drop_link();
-                    }
-                    return Left::Ended(outcome, dcid);
-                }
+                Sent::Done(outcome) => return Left::Ended(outcome, dcid),
             }
         }
     }
@@ -455,11 +363,8 @@ impl Connection {
         }
     }
 
-    /// Ends the connection in order; one that waits for a content can only be dropped.
+    /// Ends the connection in order.
     async fn close(&mut self) {
-        if self.is_opened() {
-            self.drop_link();
-        }
         if let Some((link, established)) = self.link.take() {
             drop(established);
             let dcid = link.dcid;

@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use rustls::ClientConfig as TlsConfig;
 use rustls_pki_types::ServerName;
-use tdc_core::journal::Wrapped;
 use tdc_core::outcome::{Need, Outcome, Stage};
 use tdc_core::policy::{Intake, TlsMode};
 use tdc_smtp::{ClientConfig, ClientError, ClientEvent, ClientSession, ClientTls, Phase, Reply};
@@ -185,13 +184,6 @@ impl Stream {
     }
 }
 
-/// A copy whose envelope has left.
-pub(crate) struct Ahead {
-    /// Its entry.
-    pub(crate) id: Arc<str>,
-    pub(crate) copy: Wrapped,
-}
-
 /// An open connection.
 pub(crate) struct Link {
     /// Its number in the mail log.
@@ -205,8 +197,6 @@ pub(crate) struct Link {
     pub(crate) timeouts: Timeouts,
     /// Something could not be written whole: the server is out of step, nothing else can be sent.
     pub(crate) broken: bool,
-    /// What was opened behind the end of the message before: nothing but its content can be said now.
-    pub(crate) ahead: Option<Ahead>,
     stream: Stream,
     input: BytesMut,
     joined: BytesMut,
@@ -236,7 +226,6 @@ impl Link {
             intake,
             messages: 0,
             broken: false,
-            ahead: None,
             session,
             stage: Stage::Greeting,
             timeouts,

@@ -46,22 +46,9 @@ impl Stock {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries().is_empty()
-    }
-
     /// The oldest entry, with the time that it lay here taken from its lifetime.
     pub(crate) fn take(&self) -> Option<Taken> {
-        self.take_if(|_| true)
-    }
-
-    /// The same, when it is fit.
-    pub(crate) fn take_if(&self, fit: impl Fn(&Claimed) -> bool) -> Option<Taken> {
-        let (since, mut taken) = {
-            let mut entries = self.entries();
-            entries.front().filter(|(_, taken)| fit(&taken.entry))?;
-            entries.pop_front()?
-        };
+        let (since, mut taken) = self.entries().pop_front()?;
         let waited = since.elapsed();
         taken.entry.remaining = taken.entry.remaining.saturating_sub(waited);
         taken.entry.age += waited;

@@ -1,9 +1,7 @@
 //! One message over one connection: `MAIL`, `RCPT`, the copy, and its end (RFC 5321 section 3.3).
 //!
 //! What the intake cannot take (8-bit content, SMTPUTF8, the size) is said before anything is sent. With PIPELINING
-//! the commands leave in one write (RFC 2920), and where the next copy is known already, its envelope leaves behind the
-//! end of this one (section 3.1): a round trip for each copy, and not two. Only then is the next transaction *opened*:
-//! the server has accepted nothing of it, and if the connection ends there, its message has lost nothing.
+//! the commands leave in one write (RFC 2920).
 //!
 //! Where CHUNKING is offered the copy leaves as one `BDAT … LAST` (RFC 3030): one round trip less than `DATA` without
 //! PIPELINING, no search for dots, and its exact octets. It leaves only once the envelope is accepted, although the RFC
@@ -16,9 +14,9 @@
 use tdc_core::journal::{Wrapped, ascii_address};
 use tdc_core::outcome::{Need, Outcome, Stage};
 use tdc_failpoint::hit;
-use tdc_smtp::{ClientError, ClientSession, Extensions, Reply};
+use tdc_smtp::{Extensions, Reply};
 
-use crate::link::{Ahead, Budget, Fault, Link, replied};
+use crate::link::{Budget, Fault, Link, replied};
 
 /// What became of the message on this connection.
 #[derive(Debug)]
@@ -90,22 +88,8 @@ fn parameters(
     Ok(params)
 }
 
-/// Whether an envelope may leave behind the end of another message.
-pub(crate) fn opens_ahead(link: &Link) -> bool {
-    link.session.extensions().pipelining
-}
-
 /// Sends one copy. Afterwards the link is as good as before when [`reusable`] says so.
-///
-/// `opened`: its envelope has left already. `next`: the copy that is to be opened with the end of this one; it is
-/// [`Link::ahead`] when that was done.
-pub(crate) async fn send(
-    link: &mut Link,
-    copy: &Wrapped,
-    opened: bool,
-    next: Option<Ahead>,
-    budget: Budget,
-) -> Sent {
+pub(crate) async fn send(link: &mut Link, copy: &Wrapped, budget: Budget) -> Sent {
     let intake = link.intake.clone();
     let path = ascii_address(intake.address.as_str());
     link.stage = Stage::Mail;
@@ -116,12 +100,7 @@ pub(crate) async fn send(
         Err(outcome) => return Sent::Done(outcome),
     };
     hit("delivery.mail");
-    let opening = Opening {
-        path: &path,
-        params: &params,
-        framing,
-    };
-    match envelope(link, &opening, opened, budget).await {
+    match envelope(link, &path, &params, framing, budget).await {
         Ok(None) => hit("delivery.envelope"),
         Ok(Some(outcome)) => {
             let left = link.messages > 0
@@ -150,60 +129,29 @@ pub(crate) async fn send(
             };
         }
     }
-    let ahead = next.and_then(|next| {
-        let params = parameters(link.session.extensions(), &next.copy, framing, &path).ok()?;
-        Some((next, params))
-    });
-    let next = ahead.as_ref().map(|(_, params)| Opening {
-        path: &path,
-        params,
-        framing,
-    });
-    let answer = content(link, copy, framing, next.as_ref(), budget).await;
-    // Behind the end, so nothing of it has left before that stage.
-    if link.stage == Stage::Dot {
-        link.ahead = ahead.map(|(next, _)| next);
-    }
-    Sent::Done(match answer {
+    Sent::Done(match content(link, copy, framing, budget).await {
         Ok(reply) if reply.is_positive() => Outcome::Delivered(reply.to_string()),
         Ok(reply) => replied(link.stage, &reply),
         Err(fault) => fault.outcome(link.stage),
     })
 }
 
-/// What an envelope says.
-struct Opening<'a> {
-    path: &'a str,
-    params: &'a [String],
-    framing: Framing,
-}
-
-impl Opening<'_> {
-    /// All commands up to the content, back to back.
-    fn say(&self, session: &mut ClientSession) -> Result<(), ClientError> {
-        session.mail("", self.params)?;
-        session.rcpt(self.path, &[])?;
-        if self.framing == Framing::Dot {
-            session.data();
-        }
-        Ok(())
-    }
-}
-
 /// Envelope, up to the 354 when it ends with `DATA`; `Some`: the first reply that ended it.
 async fn envelope(
     link: &mut Link,
-    opening: &Opening<'_>,
-    opened: bool,
+    path: &str,
+    params: &[String],
+    framing: Framing,
     budget: Budget,
 ) -> Result<Option<Outcome>, Fault> {
-    let Opening { path, framing, .. } = *opening;
     let limit = link.timeouts.command;
     let pipelining = link.session.extensions().pipelining;
-    if !opened && pipelining {
-        opening.say(&mut link.session)?;
-    } else if !opened {
-        link.session.mail("", opening.params)?;
+    link.session.mail("", params)?;
+    if pipelining {
+        link.session.rcpt(path, &[])?;
+        if framing == Framing::Dot {
+            link.session.data();
+        }
     }
     let mail = link.reply(limit, budget).await?;
     let mut bad = (!mail.is_positive()).then(|| replied(Stage::Mail, &mail));
@@ -253,15 +201,9 @@ async fn withdraw(link: &mut Link, dot: &mut Vec<bytes::Bytes>, budget: Budget) 
 }
 
 /// The message and its end.
-async fn content(
-    link: &mut Link,
-    copy: &Wrapped,
-    framing: Framing,
-    next: Option<&Opening<'_>>,
-    budget: Budget,
-) -> Result<Reply, Fault> {
+async fn content(link: &mut Link, copy: &Wrapped, framing: Framing, budget: Budget) -> Result<Reply, Fault> {
     link.stage = Stage::Body;
-    match body(link, copy, framing, next, budget).await {
+    match body(link, copy, framing, budget).await {
         Ok(()) => {
             hit("delivery.dot_sent");
             let reply = link.reply(link.timeouts.final_dot, budget).await;
@@ -277,13 +219,7 @@ async fn content(
     }
 }
 
-async fn body(
-    link: &mut Link,
-    copy: &Wrapped,
-    framing: Framing,
-    next: Option<&Opening<'_>>,
-    budget: Budget,
-) -> Result<(), Fault> {
+async fn body(link: &mut Link, copy: &Wrapped, framing: Framing, budget: Budget) -> Result<(), Fault> {
     let mut pieces = Vec::new();
     let mut end = Vec::new();
     if framing == Framing::Chunk {
@@ -309,28 +245,13 @@ async fn body(
         link.session.end_body(&mut end);
     }
     link.join(&end);
-    if let Some(next) = next {
-        next.say(&mut link.session)?;
-        link.join_commands();
-    }
     link.stage = Stage::Dot;
     link.flush(budget).await
 }
 
 /// Whether the next message may use the connection, and whether it needs `RSET` first.
 pub(crate) fn reusable(link: &Link, outcome: &Outcome) -> Option<Reset> {
-    if link.broken {
-        return None;
-    }
-    if link.ahead.is_some() {
-        // The end of a message ends its transaction, whatever the answer (RFC 5321 section 4.1.1.4).
-        return match outcome {
-            Outcome::Delivered(_) => Some(Reset::No),
-            Outcome::Replied { code, .. } if *code != 421 => Some(Reset::No),
-            _ => None,
-        };
-    }
-    if link.session.pending() > 0 {
+    if link.broken || link.session.pending() > 0 {
         return None;
     }
     match outcome {

@@ -39,37 +39,22 @@ pub enum Act {
 
 /// How one connection goes; the default takes everything.
 #[derive(Clone, Debug, Default)]
-pub struct Script {
-    strike: Option<(At, Act)>,
-    /// Only in the transaction after so many messages.
-    after: Option<usize>,
-}
+pub struct Script(Option<(At, Act)>);
 
 impl Script {
     /// Whether it strikes there.
     pub fn is_at(&self, at: At) -> bool {
-        matches!(&self.strike, Some((when, _)) if *when == at)
-    }
-
-    /// Strikes only in the transaction after so many messages.
-    pub fn after(self, messages: usize) -> Self {
-        Self {
-            after: Some(messages),
-            ..self
-        }
+        matches!(&self.0, Some((when, _)) if *when == at)
     }
 }
 
 /// A connection on which everything goes well.
 pub fn good() -> Script {
-    Script::default()
+    Script(None)
 }
 
 pub fn at(at: At, act: Act) -> Script {
-    Script {
-        strike: Some((at, act)),
-        after: None,
-    }
+    Script(Some((at, act)))
 }
 
 /// What the server saw.
@@ -88,8 +73,6 @@ pub struct Seen {
     pub secured: AtomicU32,
     /// Of these, those that went on with an earlier session.
     pub resumed: AtomicU32,
-    /// Messages behind whose end the next envelope was there already.
-    pub opened_ahead: AtomicU32,
 }
 
 /// What it offers, and how it works.
@@ -152,7 +135,6 @@ impl Server {
                     script: options.scripts.get(number as usize).cloned().unwrap_or_default(),
                     options: options.clone(),
                     seen: watched.clone(),
-                    messages: 0,
                 };
                 sessions.spawn(session.serve(stream));
             }
@@ -169,8 +151,6 @@ struct Session {
     script: Script,
     options: Options,
     seen: Arc<Seen>,
-    /// Messages that it has answered, and empty ones.
-    messages: usize,
 }
 
 /// The script ended the connection.
@@ -263,7 +243,6 @@ impl Session {
                 }
                 "RSET" => {
                     self.seen.resets.fetch_add(1, Ordering::SeqCst);
-                    self.messages += 1;
                     wire.write_all(b"250 2.0.0 ok\r\n").await?;
                 }
                 "QUIT" => {
@@ -289,8 +268,7 @@ impl Session {
     }
 
     async fn message(&mut self, wire: &mut BufReader<Box<dyn Wire>>) -> Result<(), Over> {
-        if matches!(self.strike(), Some((At::Data, _))) {
-            self.messages += 1;
+        if matches!(self.script.0, Some((At::Data, _))) {
             return Ok(());
         }
         let mut message = Vec::new();
@@ -318,26 +296,15 @@ impl Session {
         if !message.is_empty() {
             self.seen.messages.lock().unwrap().push((self.number, message));
         }
-        if !wire.buffer().is_empty() {
-            self.seen.opened_ahead.fetch_add(1, Ordering::SeqCst);
-        }
         self.say(wire, At::Dot, "250 2.0.0 taken").await?;
-        self.act(wire, At::Between).await?;
-        self.messages += 1;
-        Ok(())
-    }
-
-    /// What the script does in this transaction.
-    fn strike(&self) -> Option<(At, Act)> {
-        let now = self.script.after.is_none_or(|after| after == self.messages);
-        self.script.strike.clone().filter(|_| now)
+        self.act(wire, At::Between).await
     }
 
     /// The script's word, or the usual one.
     async fn say(&mut self, wire: &mut BufReader<Box<dyn Wire>>, at: At, usual: &str) -> Result<(), Over> {
         self.act(wire, at).await?;
-        let said = match self.strike() {
-            Some((when, Act::Say(text))) if when == at => text,
+        let said = match &self.script.0 {
+            Some((when, Act::Say(text))) if *when == at => text,
             _ => usual,
         };
         wire.write_all(format!("{said}\r\n").as_bytes()).await?;
@@ -345,9 +312,9 @@ impl Session {
     }
 
     async fn act(&mut self, wire: &mut BufReader<Box<dyn Wire>>, at: At) -> Result<(), Over> {
-        match self.strike() {
-            Some((when, Act::Close)) if when == at => Err(Over),
-            Some((when, Act::Stall)) if when == at => {
+        match &self.script.0 {
+            Some((when, Act::Close)) if *when == at => Err(Over),
+            Some((when, Act::Stall)) if *when == at => {
                 // Until the client goes away; what it still sends is swallowed.
                 let mut rest = Vec::new();
                 while wire.read_until(b'\n', &mut rest).await? > 0 {
@@ -355,7 +322,7 @@ impl Session {
                 }
                 Err(Over)
             }
-            Some((when @ (At::Between | At::Body | At::Handshake), Act::Say(text))) if when == at => {
+            Some((when @ (At::Between | At::Body | At::Handshake), Act::Say(text))) if *when == at => {
                 wire.write_all(format!("{text}\r\n").as_bytes()).await?;
                 wire.shutdown().await?;
                 // What the client has sent already would turn the close into a reset, which may overtake the reply.
