@@ -198,4 +198,20 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn threads_are_those_asked_for_or_half_of_the_cores() {
+        let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        let worker = "tdc worker --redis redis://r --policy p:1";
+        let cases = [
+            (format!("{worker} --threads 3"), Some(3)),
+            (worker.to_owned(), Some((cores / 2).max(1))),
+            ("tdc standalone --next-hop h:25 --config d".to_owned(), Some(cores)),
+            (format!("{worker} --threads 0"), None),
+        ];
+        for (line, expected) in cases {
+            let cli = Cli::try_parse_from(line.split(' '));
+            assert_eq!(cli.ok().map(|cli| cli.command.threads()), expected, "{line}");
+        }
+    }
 }
