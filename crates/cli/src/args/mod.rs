@@ -206,7 +206,10 @@ mod tests {
         let cases = [
             (format!("{worker} --threads 3"), Some(3)),
             (worker.to_owned(), Some((cores / 2).max(1))),
-            ("tdc standalone --next-hop h:25 --config d".to_owned(), Some(cores)),
+            (
+                "tdc standalone --next-hop h:25 --config d".to_owned(),
+                Some(cores),
+            ),
             (format!("{worker} --threads 0"), None),
         ];
         for (line, expected) in cases {

@@ -61,7 +61,12 @@ impl Prepare {
         store.arg("rcpt").arg(entry.meta.recipients.len());
         store.arg("tp").arg(short(&entry.meta.traceparent));
         let ttl = doubt + life + millis(options.grace) + retain;
-        pipe.cmd("PEXPIRE").arg(&stored).arg(ttl);
+        let expire = pipe.cmd("PEXPIRE").arg(&stored).arg(ttl);
+        // Chunks that were written before gave it a shorter one. Else there is none, or it is a repetition after an
+        // answer was lost, which must not touch that of an entry.
+        if self.before == 0 {
+            expire.arg("NX");
+        }
     }
 
     /// What the script wants to know of it.
