@@ -46,6 +46,13 @@ struct Connection {
     looked: Option<Guard>,
 }
 
+/// Why the queue gave nothing, other than that nothing is ready.
+enum Unclaimed {
+    /// It was not asked: so much is held already.
+    Memory,
+    Queue(QueueError),
+}
+
 /// How an attempt was left.
 enum Left {
     /// It ended, on the connection of that number.
@@ -142,7 +149,7 @@ impl Connection {
     }
 
     /// An entry, when one is ready and there is memory for it; further ones go to the stock.
-    async fn claim(&self) -> Result<Option<Taken>, QueueError> {
+    async fn claim(&self) -> Result<Option<Taken>, Unclaimed> {
         if let Some(taken) = self.lane.stock.take() {
             return Ok(Some(taken));
         }
@@ -154,7 +161,7 @@ impl Connection {
             None
         };
         if claims.bytes() >= memory {
-            return Ok(None);
+            return Err(Unclaimed::Memory);
         }
         let ahead = if turn.is_some() {
             0
@@ -166,7 +173,8 @@ impl Connection {
             .worker
             .queue
             .claim(&self.lane.name, consumer, 1 + ahead)
-            .await?;
+            .await
+            .map_err(Unclaimed::Queue)?;
         self.worker.account.expired(&found.expired);
         if found.entries.is_empty() {
             return Ok(None);
@@ -200,8 +208,8 @@ impl Connection {
             if !looked_before {
                 match self.claim().await {
                     Ok(Some(taken)) => return Some(taken),
-                    Ok(None) => {}
-                    Err(error) => {
+                    Ok(None) | Err(Unclaimed::Memory) => {}
+                    Err(Unclaimed::Queue(error)) => {
                         tracing::debug!(intake = %self.lane.name, %error, "no entry could be claimed");
                         sleep(QUEUE_PAUSE).await;
                     }
@@ -261,7 +269,7 @@ impl Connection {
             match tokio::join!(self.claim(), settling).0 {
                 Ok(Some(taken)) => self.next = Some(taken),
                 Ok(None) => self.looked = Some(idle),
-                // The next turn asks again.
+                // The next turn asks again, with the memory of this entry free.
                 Err(_) => {}
             }
         } else {
