@@ -210,14 +210,14 @@ impl Stage {
     pub fn intake(&self, count: usize) -> Vec<Arrived> {
         let dir = self.dir.path().join("intake");
         wait_for(&format!("{count} copies"), || {
-            (records(&dir).len() >= count).then_some(())
+            (whole(&dir).len() >= count).then_some(())
         });
         arrived(&dir)
     }
 
     /// How many copies the intake has.
     pub fn arrived_at_intake(&self) -> usize {
-        records(&self.dir.path().join("intake")).len()
+        whole(&self.dir.path().join("intake")).len()
     }
 
     /// The intake's own report.
@@ -302,23 +302,24 @@ fn start_redis(dir: &Path, port: u16, appendfsync: &str) -> Process {
     redis
 }
 
-fn records(dir: &Path) -> Vec<PathBuf> {
+/// The messages of a folder that are whole: a message gets its name after its record has one.
+fn whole(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return Vec::new();
     };
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .filter(|path| path.extension().is_some_and(|e| e == "eml"))
         .collect()
 }
 
 /// The messages that a simulator has kept in this folder, in the order of arrival.
 pub fn arrived(dir: &Path) -> Vec<Arrived> {
-    let mut all: Vec<Arrived> = records(dir)
+    let mut all: Vec<Arrived> = whole(dir)
         .into_iter()
         .map(|path| Arrived {
-            record: serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap(),
-            bytes: std::fs::read(path.with_extension("eml")).unwrap(),
+            record: serde_json::from_slice(&std::fs::read(path.with_extension("json")).unwrap()).unwrap(),
+            bytes: std::fs::read(path).unwrap(),
         })
         .collect();
     all.sort_by_key(|message| message.record["number"].as_u64());

@@ -245,11 +245,31 @@ fn edge_args(mailbox: SocketAddr) -> Result<EdgeArgs, CliError> {
 
 fn count(dir: &Path) -> Result<usize, CliError> {
     let entries = std::fs::read_dir(dir).map_err(|error| CliError::new(dir.display(), error))?;
-    // The record is written last: a message counts when its record is there.
-    let is_record =
-        |name: &std::ffi::OsStr| Path::new(name).extension().is_some_and(|ending| ending == "json");
+    // A message gets its name after its record has one, so it is whole when its name is there.
+    let is_message =
+        |name: &std::ffi::OsStr| Path::new(name).extension().is_some_and(|ending| ending == "eml");
     Ok(entries
         .filter_map(Result::ok)
-        .filter(|entry| is_record(&entry.file_name()))
+        .filter(|entry| is_message(&entry.file_name()))
         .count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_counts_once_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut seen = Vec::new();
+        for name in [".1.eml.part", ".1.json.part", "1.json", "1.eml"] {
+            std::fs::write(dir.path().join(name), b"").unwrap();
+            seen.push(count(dir.path()).unwrap());
+        }
+        assert_eq!(
+            seen,
+            [0, 0, 0, 1],
+            "in the order in which a simulator writes them"
+        );
+    }
 }
