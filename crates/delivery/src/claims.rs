@@ -60,6 +60,17 @@ pub(crate) struct Held {
     number: u64,
 }
 
+impl Held {
+    /// The body is not here any more; the claim still is.
+    pub(crate) fn without_body(&self) {
+        let mut all = self.claims.all_of_them();
+        if let Some((_, bytes)) = all.held.get_mut(&self.number) {
+            let freed = std::mem::take(bytes);
+            all.bytes -= freed;
+        }
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         let mut all = self.claims.all_of_them();
@@ -86,6 +97,8 @@ mod tests {
         drop(first);
         let third = claims.hold(claim(), 5);
         assert_eq!((claims.all().len(), claims.bytes()), (2, 10));
+        third.without_body();
+        assert_eq!((claims.all().len(), claims.bytes()), (2, 5));
         drop((second, third));
         assert_eq!((claims.all().len(), claims.bytes()), (0, 0));
     }

@@ -4,8 +4,8 @@
 //! released), unless the queue does not answer; then its claim lapses and another worker takes it. A connection that
 //! the server has left before it saw a message costs that message nothing.
 //!
-//! While the queue notes the end of one entry, the next one is claimed, with some ahead where they go fast
-//! ([`crate::stock`]): a good connection waits for the queue once for each message at most, and not twice.
+//! The end of a delivery is noted while the next one goes on ([`Unsettled`]), and entries are claimed ahead where they
+//! go fast ([`crate::stock`]): a good connection waits for the queue once for many messages.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::copy;
 use crate::dialer::{self, Undialed};
 use crate::lane::{Guard, Lane, Start};
 use crate::link::{Budget, Link};
-use crate::settle;
+use crate::settle::{self, Ended, Unsettled};
 use crate::slots::Slot;
 use crate::stock::Taken;
 use crate::transaction::{self, Reset, Sent};
@@ -40,17 +40,7 @@ struct Connection {
     lane: Arc<Lane>,
     slot: Slot,
     link: Option<(Link, Guard)>,
-    /// Claimed already, for the open link.
-    next: Option<Taken>,
-    /// Idle since before the queue was found empty: it need not be asked before it rings.
-    looked: Option<Guard>,
-}
-
-/// Why the queue gave nothing, other than that nothing is ready.
-enum Unclaimed {
-    /// It was not asked: so much is held already.
-    Memory,
-    Queue(QueueError),
+    unsettled: Unsettled,
 }
 
 /// How an attempt was left.
@@ -68,15 +58,14 @@ pub(crate) async fn run(worker: Arc<Worker>, lane: Arc<Lane>, slot: Slot) {
         lane: lane.clone(),
         slot,
         link: None,
-        next: None,
-        looked: None,
+        unsettled: Unsettled::default(),
     };
     while connection.turn().await {}
     // Whoever goes on may take it at once; perhaps nobody does.
-    lane.stock.put(connection.next.take());
     let left = lane.stock.older_than(Duration::ZERO);
     settle::release(&connection.worker, left).await;
     connection.close().await;
+    connection.unsettled.all().await;
     drop(connection);
     lane.poke();
 }
@@ -90,40 +79,33 @@ impl Connection {
         {
             return false;
         }
+        // Outside of the delivery's own limit: an earlier one may take longer to be noted.
+        self.unsettled.room().await;
         let mut probe = None;
-        let taken = match self.next.take() {
-            Some(taken) => taken,
-            None => {
-                if self.link.is_none() {
-                    self.looked = None;
-                    match self.lane.start() {
-                        Start::Probe(guard) => {
-                            probe = Some(guard);
-                            let pause = self.lane.pause();
-                            tokio::select! {
-                                () = sleep(pause) => {}
-                                () = self.worker.drained() => return false,
-                            }
-                        }
-                        Start::DialFirst => {
-                            if !self.dial_first().await {
-                                return false;
-                            }
-                        }
+        if self.link.is_none() {
+            match self.lane.start() {
+                Start::Probe(guard) => {
+                    probe = Some(guard);
+                    let pause = self.lane.pause();
+                    tokio::select! {
+                        () = sleep(pause) => {}
+                        () = self.worker.drained() => return false,
                     }
                 }
-                let Some(taken) = self.next_entry().await else {
-                    return false;
-                };
-                taken
+                Start::DialFirst => {
+                    if !self.dial_first().await {
+                        return false;
+                    }
+                }
             }
+        }
+        let Some(taken) = self.next_entry().await else {
+            return false;
         };
         let mid = taken.entry.meta.mid;
         let limit = taken.entry.remaining + self.worker.config.stuck_after;
         if timeout(limit, self.deliver(taken, probe)).await.is_err() {
-            // Every step has a limit of its own, so this is a defect. The claim is not spoken for any more and lapses.
-            tracing::error!(mid, intake = %self.lane.name, "a delivery was stuck and is given up");
-            self.worker.account.stuck(&self.lane.name);
+            stuck(&self.worker, &self.lane.name, mid);
             self.drop_link();
         }
         true
@@ -149,7 +131,7 @@ impl Connection {
     }
 
     /// An entry, when one is ready and there is memory for it; further ones go to the stock.
-    async fn claim(&self) -> Result<Option<Taken>, Unclaimed> {
+    async fn claim(&self) -> Result<Option<Taken>, QueueError> {
         if let Some(taken) = self.lane.stock.take() {
             return Ok(Some(taken));
         }
@@ -161,7 +143,7 @@ impl Connection {
             None
         };
         if claims.bytes() >= memory {
-            return Err(Unclaimed::Memory);
+            return Ok(None);
         }
         let ahead = if turn.is_some() {
             0
@@ -173,8 +155,7 @@ impl Connection {
             .worker
             .queue
             .claim(&self.lane.name, consumer, 1 + ahead)
-            .await
-            .map_err(Unclaimed::Queue)?;
+            .await?;
         self.worker.account.expired(&found.expired);
         if found.entries.is_empty() {
             return Ok(None);
@@ -197,22 +178,18 @@ impl Connection {
     /// The next entry; waits for one as long as the connection is worth keeping.
     async fn next_entry(&mut self) -> Option<Taken> {
         let until = Instant::now() + self.worker.config.idle;
-        let mut looked = self.looked.take();
         loop {
             if self.worker.draining() || self.lane.is_retired() {
                 return None;
             }
-            let looked_before = looked.is_some();
             // Idle already while it looks, so that a ring in this moment is not lost.
-            let idle = looked.take().unwrap_or_else(|| self.lane.idle());
-            if !looked_before {
-                match self.claim().await {
-                    Ok(Some(taken)) => return Some(taken),
-                    Ok(None) | Err(Unclaimed::Memory) => {}
-                    Err(Unclaimed::Queue(error)) => {
-                        tracing::debug!(intake = %self.lane.name, %error, "no entry could be claimed");
-                        sleep(QUEUE_PAUSE).await;
-                    }
+            let idle = self.lane.idle();
+            match self.claim().await {
+                Ok(found) if found.is_some() => return found,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(intake = %self.lane.name, %error, "no entry could be claimed");
+                    sleep(QUEUE_PAUSE).await;
                 }
             }
             let (link, _) = self.link.as_mut()?;
@@ -263,32 +240,28 @@ impl Connection {
             took: started.elapsed(),
         };
         self.worker.account.attempt(&attempt, &step, &span);
-        let settling = settle::settle(&self.worker, &entry, step, budget).instrument(span);
-        if self.goes_on(&outcome) {
-            let idle = self.lane.idle();
-            match tokio::join!(self.claim(), settling).0 {
-                Ok(Some(taken)) => self.next = Some(taken),
-                Ok(None) => self.looked = Some(idle),
-                // The next turn asks again, with the memory of this entry free.
-                Err(_) => {}
+        // The body is not needed any more, and may be large.
+        let Claimed { claim, meta, .. } = entry;
+        held.without_body();
+        let (worker, intake) = (self.worker.clone(), self.lane.name.clone());
+        let limit = budget.left() + self.worker.config.stuck_after;
+        let settling = async move {
+            let mid = meta.mid;
+            let ended = Ended { claim, mid };
+            let settled = settle::settle(&worker, &ended, step, budget);
+            if timeout(limit, settled).await.is_err() {
+                stuck(&worker, &intake, mid);
             }
+            drop(held);
+        };
+        let settling = settling.instrument(span);
+        if matches!(outcome, Outcome::Delivered(_)) {
+            self.unsettled.push(settling);
         } else {
             settling.await;
         }
         // Only now: what the server answers to RSET or QUIT must not keep the entry's end from the queue.
         self.after(&outcome).await;
-    }
-
-    /// Whether the next message will go over the same connection.
-    fn goes_on(&self, outcome: &Outcome) -> bool {
-        let stays = |link: &Link| {
-            link.messages + 1 < link.intake.connections.messages_per_connection
-                && transaction::reusable(link, outcome) == Some(Reset::No)
-        };
-        !self.worker.draining()
-            && !self.lane.is_retired()
-            && matches!(outcome, Outcome::Delivered(_))
-            && self.link.as_ref().is_some_and(|(link, _)| stays(link))
     }
 
     /// Tries to bring one entry to the intake.
@@ -388,4 +361,10 @@ impl Connection {
             self.worker.account.closed(link.dcid);
         }
     }
+}
+
+/// Every step has a limit of its own, so this is a defect. The claim is not spoken for any more and lapses.
+fn stuck(worker: &Worker, intake: &str, mid: u64) {
+    tracing::error!(mid, intake, "a delivery was stuck and is given up");
+    worker.account.stuck(intake);
 }

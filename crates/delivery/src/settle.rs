@@ -2,17 +2,28 @@
 //!
 //! A delivery that the queue does not hear of is repeated by the worker that takes the entry over. So this tries for
 //! as long as that helps: the steps may be repeated, and meanwhile the heartbeat keeps the claim.
+//!
+//! The ends of deliveries are noted beside the next ones ([`Unsettled`]), those of all connections together at every
+//! [`PACE`]: a call to the queue for each would cost more than all else that is done for a copy. What always holds: of
+//! one connection at most [`MOST`] are not noted yet; when this process dies, those are delivered again.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tdc_failpoint::hit;
-use tdc_queue::{ClaimRef, Claimed, QueueError};
-use tokio::time::{Instant, sleep};
+use tdc_queue::{ClaimRef, End, QueueError};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::conclude::Step;
 use crate::link::Budget;
 use crate::stock::Taken;
 use crate::worker::Worker;
+
+/// Between two moments at which ends of deliveries are noted.
+const PACE: Duration = Duration::from_millis(2);
+/// Deliveries of one connection whose ends may be on their way to the queue.
+const MOST: usize = 8;
 
 /// The first wait after a failure; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -20,39 +31,87 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// How long at least, also when the entry's lifetime is over.
 const AT_LEAST: Duration = Duration::from_secs(10);
 
+/// What of an entry is needed to settle it: its body is not.
+pub(crate) struct Ended {
+    pub(crate) claim: ClaimRef,
+    pub(crate) mid: u64,
+}
+
+/// The deliveries of one connection whose ends are being noted. They go on when this is dropped.
+#[derive(Default)]
+pub(crate) struct Unsettled(VecDeque<JoinHandle<()>>);
+
+impl Unsettled {
+    /// Adds one. See [`Self::room`].
+    pub(crate) fn push(&mut self, settling: impl Future<Output = ()> + Send + 'static) {
+        self.0.push_back(tokio::spawn(settling));
+    }
+
+    /// Waits until one more may be added.
+    pub(crate) async fn room(&mut self) {
+        while self.0.front().is_some_and(JoinHandle::is_finished) {
+            self.0.pop_front();
+        }
+        while self.0.len() >= MOST
+            && let Some(oldest) = self.0.front_mut()
+        {
+            // One that panicked is done as well: its claim lapses.
+            let _ = oldest.await;
+            self.0.pop_front();
+        }
+    }
+
+    /// Waits for all of them.
+    pub(crate) async fn all(&mut self) {
+        while let Some(oldest) = self.0.front_mut() {
+            let _ = oldest.await;
+            self.0.pop_front();
+        }
+    }
+}
+
 /// Ends the entry, or puts it back.
-pub(crate) async fn settle(worker: &Worker, entry: &Claimed, step: Step, budget: Budget) {
+pub(crate) async fn settle(worker: &Worker, entry: &Ended, step: Step, budget: Budget) {
     let until = Instant::now() + budget.left().max(AT_LEAST);
-    let id = &entry.claim.key.id;
+    let (id, mid) = (&entry.claim.key.id, entry.mid);
     let mut wait = FIRST_WAIT;
+    if matches!(step, Step::End(End::Delivered)) {
+        sleep_until(next_beat(worker.started)).await;
+    }
     loop {
         match tell(worker, &entry.claim, step.clone()).await {
             Ok(true) => return,
             Ok(false) | Err(QueueError::Unknown(_)) => {
                 worker.account.lost_claim(&entry.claim.key.intake);
-                tracing::warn!(mid = entry.meta.mid, %id, "another worker has taken the entry over; its end counts there");
+                tracing::warn!(mid, %id, "another worker has taken the entry over; its end counts there");
                 return;
             }
             Err(error) => {
                 if Instant::now() + wait >= until {
                     tracing::error!(
-                        mid = entry.meta.mid, %id, %error, ?step,
+                        mid, %id, %error, ?step,
                         "the queue did not take the end of an attempt; the entry will be tried again by another worker"
                     );
                     return;
                 }
-                tracing::warn!(mid = entry.meta.mid, %id, %error, "the queue did not take the end of an attempt yet");
+                tracing::warn!(mid, %id, %error, "the queue did not take the end of an attempt yet");
             }
         }
         tokio::select! {
             () = sleep(wait) => {}
             () = worker.over() => {
-                tracing::error!(mid = entry.meta.mid, %id, ?step, "the worker stops before the queue took the end of an attempt");
+                tracing::error!(mid, %id, ?step, "the worker stops before the queue took the end of an attempt");
                 return;
             }
         }
         wait = (wait * 2).min(LONGEST_WAIT);
     }
+}
+
+/// The same moment for all who ask within one [`PACE`].
+fn next_beat(started: Instant) -> Instant {
+    let beats = started.elapsed().as_nanos() / PACE.as_nanos() + 1;
+    started + PACE.saturating_mul(u32::try_from(beats).unwrap_or(u32::MAX))
 }
 
 async fn tell(worker: &Worker, claim: &ClaimRef, step: Step) -> Result<bool, QueueError> {

@@ -14,7 +14,7 @@ use tdc_queue::{ClaimRef, HEARTBEAT_EVERY, IdSource, JournalQueue, Series};
 use tdc_telemetry::{MailLog, Shutdown};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::account::Account;
 use crate::claims::Claims;
@@ -62,6 +62,7 @@ pub(crate) struct Worker {
     pub(crate) account: Account,
     pub(crate) resolver: Resolver,
     pub(crate) claims: Claims,
+    pub(crate) started: Instant,
     /// Who claims while memory is scarce.
     pub(crate) turns: tokio::sync::Mutex<()>,
     ids: Arc<IdSource>,
@@ -118,6 +119,7 @@ pub async fn run(config: WorkerConfig, deps: Deps, shutdown: Shutdown) {
         account: Account::new(mail_log, metrics),
         resolver,
         claims: Claims::default(),
+        started: Instant::now(),
         turns: tokio::sync::Mutex::default(),
         ids,
         phase: watching,

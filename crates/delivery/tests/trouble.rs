@@ -13,7 +13,7 @@ use rig::pki::Authority;
 use rig::server::{Act, At, Options, Server, at};
 use rig::{ORIGINAL, Rig, config, eventually, intake};
 use tdc_core::policy::TlsMode;
-use tdc_queue::{MemoryOptions, MemoryQueue};
+use tdc_queue::{JournalQueue as _, MemoryOptions, MemoryQueue};
 use tdc_telemetry::{LogFormat, MailLog, Output};
 
 const LIFETIME: Duration = Duration::from_secs(60);
@@ -44,6 +44,49 @@ async fn a_queue_that_is_away_for_a_moment_costs_no_duplicate() {
         assert_eq!(server.seen.messages.lock().unwrap().len(), 1, "sent once: {why}");
         rig.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_connection_goes_on_while_ends_are_noted_but_not_for_ever() {
+    const UNSETTLED: usize = 8;
+    let server = Server::start(Options::default()).await;
+    let queue = Flaky::new(0, 0, 0);
+    queue.slow.store(true, Ordering::SeqCst);
+    let mut intake = intake(server.address);
+    (intake.connections.min, intake.connections.max) = (1, 1);
+    intake.connections.messages_per_connection = 100;
+    let rig = Rig::on(queue.clone(), config(), intake).await;
+    for _ in 0..20 {
+        rig.put(ORIGINAL, LIFETIME).await;
+    }
+    let arrived = || server.seen.messages.lock().unwrap().len();
+    eventually("deliveries beside the first", || arrived() == UNSETTLED).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(
+        (arrived(), rig.stats().await.delivered),
+        (UNSETTLED, 0),
+        "what would come again is bounded"
+    );
+    queue.slow.store(false, Ordering::SeqCst);
+    assert_eq!(rig.ended(20).await.delivered, 20);
+    assert_eq!(arrived(), 20, "none twice");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_waits_until_ends_are_noted() {
+    let server = Server::start(Options::default()).await;
+    let queue = Flaky::new(0, 0, 0);
+    queue.slow.store(true, Ordering::SeqCst);
+    let rig = Rig::on(queue.clone(), config(), intake(server.address)).await;
+    rig.put(ORIGINAL, LIFETIME).await;
+    eventually("the delivery", || server.seen.messages.lock().unwrap().len() == 1).await;
+    rig.trigger.start();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    queue.slow.store(false, Ordering::SeqCst);
+    rig.stop().await;
+    let stats = queue.stats(rig::INTAKE).await.unwrap();
+    assert_eq!((stats.delivered, stats.ready, stats.in_flight), (1, 0, 0));
 }
 
 #[tokio::test]

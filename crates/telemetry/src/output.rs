@@ -19,7 +19,10 @@ const MAX_LINE: usize = 16 * 1024;
 
 /// The writing thread's rest between two rounds. While it rests nobody needs to wake it, which costs the caller more
 /// than the line itself; a line waits that much longer, and a busy process writes some hundred lines at once.
-const REST: Duration = Duration::from_millis(2);
+const REST: Duration = Duration::from_millis(10);
+
+/// Bytes that go out in one write: what a busy process writes while the thread rests.
+const BUFFER: usize = 64 * 1024;
 
 /// What became of the lines so far.
 #[derive(Debug, Default)]
@@ -77,7 +80,14 @@ impl Output {
         let thread_stats = Arc::clone(&stats);
         std::thread::Builder::new()
             .name("tdc-log".into())
-            .spawn(move || run(&receiver, BufWriter::new(writer), &thread_stats, &missing))?;
+            .spawn(move || {
+                run(
+                    &receiver,
+                    BufWriter::with_capacity(BUFFER, writer),
+                    &thread_stats,
+                    &missing,
+                )
+            })?;
         Ok(Self { sender, stats })
     }
 

@@ -22,6 +22,8 @@ pub struct Flaky {
     pub calls: AtomicU32,
     /// The end of an entry is never answered.
     pub mute: AtomicBool,
+    /// The end of an entry is not answered as long as this is set.
+    pub slow: AtomicBool,
     /// No lease is answered.
     pub no_lease: AtomicBool,
 }
@@ -36,6 +38,7 @@ impl Flaky {
             heartbeats: 0.into(),
             calls: 0.into(),
             mute: false.into(),
+            slow: false.into(),
             no_lease: false.into(),
         })
     }
@@ -76,6 +79,9 @@ impl JournalQueue for Flaky {
         fails(&self.completes)?;
         if self.mute.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
+        }
+        while self.slow.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.inner.complete(consumer, claimed, end).await
     }
