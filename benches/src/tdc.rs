@@ -141,7 +141,7 @@ fn redis(port: u16, fsync: &str, dir: &Path) -> Outcome<Command> {
     command.args(["--appendonly", "yes", "--appendfsync", fsync]);
     // As in the chart.
     command.args(["--auto-aof-rewrite-min-size", "512mb", "--rdbcompression", "no"]);
-    command.args(["--latency-tracking", "no"]);
+    command.args(["--latency-tracking", "no", "--stream-node-max-entries", "16"]);
     command
         .args(["--maxmemory-policy", "noeviction", "--dir"])
         .arg(data);

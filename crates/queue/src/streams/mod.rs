@@ -8,6 +8,7 @@
 mod bell;
 mod dead;
 mod fetch;
+mod fixed;
 mod janitor;
 mod leases;
 mod link;
