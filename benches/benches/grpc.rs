@@ -34,6 +34,7 @@ fn request(batch: usize) -> v1::EvaluateRequest {
     let envelopes = (0..batch).map(|at| (&envelope(at % POLICIES, 1)).into());
     v1::EvaluateRequest {
         envelopes: envelopes.collect(),
+        ..v1::EvaluateRequest::default()
     }
 }
 

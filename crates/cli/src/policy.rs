@@ -170,6 +170,7 @@ impl Service {
             let mut client = self.client.clone();
             let request = v1::EvaluateRequest {
                 envelopes: vec![envelope.into()],
+                ..v1::EvaluateRequest::default()
             };
             let response = self.answer(client.evaluate(request)).await?.into_inner();
             let version = response.version.map(SnapshotVersion::from);

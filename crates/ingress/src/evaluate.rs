@@ -3,7 +3,7 @@
 //! What always holds: a decision comes from exactly one snapshot; no answer of the policy service within
 //! [`DEADLINE`] never means "no copy": the last good snapshot decides then, if it is fresh enough, and if there is
 //! none the caller hears so and follows `failurePolicy`. While one call is under way, what arrives waits and goes
-//! out together in the next one: one call at low load, one batch at high load.
+//! out together in the next one: one call at low load, one batch at high load. Calls share a stream ([`Calls`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,13 @@ use std::time::Duration;
 use tdc_core::Envelope;
 use tdc_core::evaluator::{Decision, Snapshot};
 use tdc_core::policy::FailurePolicy;
-use tdc_proto::v1::policy_service_client::PolicyServiceClient;
 use tdc_proto::watch::{Contact, Snapshots};
-use tdc_proto::{MAX_BATCH, MAX_MESSAGE, v1};
+use tdc_proto::{MAX_BATCH, v1};
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Channel;
 use tracing::Instrument as _;
+
+use crate::calls::{self, Calls};
 
 /// How long the policy service may take before the local snapshot decides.
 const DEADLINE: Duration = Duration::from_millis(250);
@@ -174,9 +175,19 @@ fn finish(decision: Decision, source: Source, snapshot: Arc<Snapshot>, span: &tr
 }
 
 async fn ask(channel: Channel, mut questions: mpsc::Receiver<Question>) {
-    let mut client = PolicyServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let mut calls = Calls::new(channel, calls::LIFE);
     let mut batch = Vec::new();
-    while questions.recv_many(&mut batch, MAX_BATCH).await > 0 {
+    loop {
+        let received = tokio::select! {
+            received = questions.recv_many(&mut batch, MAX_BATCH) => received,
+            () = calls.aged() => {
+                calls.close();
+                continue;
+            }
+        };
+        if received == 0 {
+            return;
+        }
         // Whatever else is ready to run now may have a question, too.
         tokio::task::yield_now().await;
         while batch.len() < MAX_BATCH
@@ -184,15 +195,15 @@ async fn ask(channel: Channel, mut questions: mpsc::Receiver<Question>) {
         {
             batch.push(question);
         }
-        let envelopes = batch.iter().map(|question| (&question.envelope).into()).collect();
-        let mut request = tonic::Request::new(v1::EvaluateRequest { envelopes });
         // A batch belongs to many traces; the call is shown in that of its first envelope.
-        batch[0]
-            .span
-            .in_scope(|| tdc_telemetry::inject(metadata(&mut request)));
-        // The end of the wait cancels the call. A `grpc-timeout` besides would be two more timers for each.
-        match tokio::time::timeout(DEADLINE, client.evaluate(request)).await {
-            Ok(Ok(response)) => answer(response.into_inner(), &mut batch),
+        let (traceparent, tracestate) = batch[0].span.in_scope(tdc_telemetry::current_traceparent);
+        let request = || v1::EvaluateRequest {
+            envelopes: batch.iter().map(|question| (&question.envelope).into()).collect(),
+            traceparent: traceparent.clone(),
+            tracestate: tracestate.clone(),
+        };
+        match tokio::time::timeout(DEADLINE, calls.ask(request)).await {
+            Ok(Ok(response)) => answer(response, &mut batch),
             Ok(Err(status)) => {
                 tracing::debug!(code = ?status.code(), "The policy service could not decide; deciding locally.");
             }
@@ -200,16 +211,6 @@ async fn ask(channel: Channel, mut questions: mpsc::Receiver<Question>) {
         }
         // What is left is dropped here, which tells each waiting transaction to decide locally.
         batch.clear();
-    }
-}
-
-fn metadata(request: &mut tonic::Request<v1::EvaluateRequest>) -> impl FnMut(&str, &str) + '_ {
-    let metadata = request.metadata_mut();
-    move |key, value| {
-        let key = tonic::metadata::AsciiMetadataKey::from_bytes(key.as_bytes());
-        if let (Ok(key), Ok(value)) = (key, value.parse()) {
-            metadata.insert(key, value);
-        }
     }
 }
 

@@ -17,11 +17,12 @@
 //! | `tls`, `proxied` | the certificate, read again when it changes; the PROXY header |
 //! | `transaction` | one message, and what a death at each of its steps means |
 //! | `copies` | its copies on the way into the queue |
-//! | [`evaluate`] | which copies are due: asked, or decided here |
+//! | [`evaluate`], `calls` | which copies are due: asked, or decided here |
 //! | `nexthop` | the connections to the mailbox server |
 
 mod admission;
 mod budget;
+mod calls;
 mod client;
 mod config;
 mod copies;

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tdc_core::Envelope;
 use tdc_proto::v1::policy_service_server::PolicyService;
 use tdc_proto::{MAX_BATCH, v1};
@@ -27,30 +27,30 @@ impl PolicyService for Service {
         &self,
         request: Request<v1::EvaluateRequest>,
     ) -> Result<Response<v1::EvaluateResponse>, Status> {
-        let span = tracing::info_span!(
-            "tdc.policy.v1.PolicyService/Evaluate",
-            otel.kind = "server",
-            envelopes = request.get_ref().envelopes.len()
-        );
+        let span = evaluate_span(request.get_ref().envelopes.len());
         let metadata = request.metadata();
         tdc_telemetry::extract(&span, |key| {
             metadata.get(key).and_then(|value| value.to_str().ok())
         });
-        let envelopes = request.into_inner().envelopes;
-        if envelopes.len() > MAX_BATCH {
-            return Err(Status::invalid_argument(format!(
-                "more than {MAX_BATCH} envelopes in one request"
-            )));
-        }
-        let snapshot = self.store.snapshot().ok_or_else(no_snapshot)?;
         let _entered = span.entered();
-        self.metrics.evaluated(envelopes.len() as u64);
-        let decide = |envelope| (&snapshot.evaluate(&Envelope::from(envelope))).into();
-        let decisions = envelopes.into_iter().map(decide).collect();
-        Ok(Response::new(v1::EvaluateResponse {
-            decisions,
-            version: Some((&snapshot.version).into()),
-        }))
+        self.decide(request.into_inner()).map(Response::new)
+    }
+
+    type EvaluateStreamStream = Pin<Box<dyn Stream<Item = Result<v1::EvaluateResponse, Status>> + Send>>;
+
+    async fn evaluate_stream(
+        &self,
+        requests: Request<Streaming<v1::EvaluateRequest>>,
+    ) -> Result<Response<Self::EvaluateStreamStream>, Status> {
+        let service = self.clone();
+        let answers = requests.into_inner().map(move |request| {
+            let request = request?;
+            let span = evaluate_span(request.envelopes.len());
+            tdc_telemetry::set_parent(&span, &request.traceparent, &request.tracestate);
+            let _entered = span.entered();
+            service.decide(request)
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     type WatchSnapshotStream = Pin<Box<dyn Stream<Item = Result<v1::Snapshot, Status>> + Send>>;
@@ -76,6 +76,33 @@ impl PolicyService for Service {
             current,
         }))
     }
+}
+
+impl Service {
+    fn decide(&self, request: v1::EvaluateRequest) -> Result<v1::EvaluateResponse, Status> {
+        let envelopes = request.envelopes;
+        if envelopes.len() > MAX_BATCH {
+            return Err(Status::invalid_argument(format!(
+                "more than {MAX_BATCH} envelopes in one request"
+            )));
+        }
+        let snapshot = self.store.snapshot().ok_or_else(no_snapshot)?;
+        self.metrics.evaluated(envelopes.len() as u64);
+        let decide = |envelope| (&snapshot.evaluate(&Envelope::from(envelope))).into();
+        Ok(v1::EvaluateResponse {
+            decisions: envelopes.into_iter().map(decide).collect(),
+            version: Some((&snapshot.version).into()),
+        })
+    }
+}
+
+/// One request is one span, over a stream, too.
+fn evaluate_span(envelopes: usize) -> tracing::Span {
+    tracing::info_span!(
+        "tdc.policy.v1.PolicyService/Evaluate",
+        otel.kind = "server",
+        envelopes
+    )
 }
 
 fn no_snapshot() -> Status {

@@ -67,6 +67,7 @@ fn evaluation(service: SocketAddr, total: usize) {
             };
             let request = v1::EvaluateRequest {
                 envelopes: vec![envelope; envelopes],
+                ..v1::EvaluateRequest::default()
             };
             let mut call = || {
                 let begun = Instant::now();
