@@ -294,6 +294,8 @@ async fn a_replay_cut_off_loses_and_doubles_nothing() {
         async move {
             for letter in half {
                 let _ = queue.replay(&[letter]).await;
+                // So that it is in the middle when the first ones are seen.
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
     });
