@@ -5,7 +5,8 @@
 //! the server has left before it saw a message costs that message nothing.
 //!
 //! The end of a delivery is noted while the next one goes on ([`Unsettled`]), and entries are claimed ahead where they
-//! go fast ([`crate::stock`]): a good connection waits for the queue once for many messages.
+//! go fast ([`crate::stock`]): a good connection waits for the queue once for many messages. Where a claim has left
+//! nothing, nobody asks before the queue rings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,6 +136,10 @@ impl Connection {
         if let Some(taken) = self.lane.stock.take() {
             return Ok(Some(taken));
         }
+        // An open connection can wait for the ring: the others may have no reason to be there any more.
+        if self.link.is_some() && self.lane.rings.is_empty() {
+            return Ok(None);
+        }
         let (claims, memory) = (&self.worker.claims, self.worker.config.memory);
         // How large an entry is shows only when it is here: while much is held they come one by one.
         let turn = if claims.bytes() > memory / FREELY {
@@ -151,18 +156,21 @@ impl Connection {
             self.lane.stock.wants(self.lane.slots.count())
         };
         let consumer = &self.worker.config.consumer;
+        let ring = self.lane.rings.last();
         let found = self
             .worker
             .queue
             .claim(&self.lane.name, consumer, 1 + ahead)
             .await?;
         self.worker.account.expired(&found.expired);
+        if !found.more {
+            self.lane.rings.emptied(ring);
+        }
         if found.entries.is_empty() {
             return Ok(None);
         }
         hit("delivery.claimed");
-        // Where as many were as were asked for there may be another.
-        let more = found.entries.len() > ahead;
+        let more = found.more;
         let mut taken = found.entries.into_iter().map(|entry| {
             let bytes = entry.body.iter().map(|chunk| chunk.len() as u64).sum();
             let held = claims.hold(entry.claim.clone(), bytes);

@@ -27,6 +27,7 @@ use tracing::Instrument as _;
 use crate::connection;
 use crate::dialer::TlsCache;
 use crate::lease::{self, Lease};
+use crate::rings::Rings;
 use crate::settle;
 use crate::slots::Slots;
 use crate::stock::{self, Stock};
@@ -69,6 +70,7 @@ pub(crate) struct Lane {
     poke: Notify,
     /// Wakes one idle connection.
     work: Notify,
+    pub(crate) rings: Rings,
 }
 
 /// How a connection may begin.
@@ -123,6 +125,7 @@ impl Lane {
             retired: AtomicBool::new(false),
             poke: Notify::new(),
             work: Notify::new(),
+            rings: Rings::default(),
         }
     }
 
@@ -194,6 +197,13 @@ impl Lane {
     pub(crate) fn idle(self: &Arc<Self>) -> Guard {
         self.idle.fetch_add(1, Ordering::AcqRel);
         Guard(self.clone(), Count::Idle)
+    }
+
+    /// The queue has rung: there may be work again.
+    pub(crate) fn rung(&self) {
+        self.rings.ring();
+        // Before anything is known: who is idle looks for itself.
+        self.wake(1);
     }
 
     /// Returns when there may be work.

@@ -23,7 +23,7 @@
 //! |---|---|
 //! | `worker` | [`run`]: lanes, heartbeat, housekeeping, shutdown |
 //! | `lane`, `lease`, `slots` | one intake: how many connections now |
-//! | `connection` | one task: claim, deliver, settle, again |
+//! | `connection`, `stock`, `rings` | one task: claim, deliver, settle, again; and when a claim is worth a call |
 //! | `dialer`, `resolve`, `tls`, `link` | from a name to a secured session |
 //! | `copy`, `transaction` | the journal format, and one message over a link |
 //! | `conclude`, `settle`, `claims` | what follows for the entry |
@@ -43,6 +43,7 @@ mod link;
 mod metrics;
 mod probe;
 mod resolve;
+mod rings;
 mod settle;
 mod slots;
 mod stock;

@@ -229,8 +229,7 @@ async fn ring(worker: Arc<Worker>, served: Served) {
         }
         let lanes: Vec<Arc<Lane>> = served.borrow().values().cloned().collect();
         for lane in &lanes {
-            // Before anything is known: who is idle looks for itself.
-            lane.wake(1);
+            lane.rung();
         }
         let names: Vec<&str> = lanes.iter().map(|lane| &*lane.name).collect();
         match worker.queue.backlog(&names).await {

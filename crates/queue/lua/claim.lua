@@ -1,14 +1,14 @@
 -- claim: hands ready entries to a consumer, given-back and abandoned ones first, else in the order of commits.
 -- ARGV 3 consumer, 4 how many, 5 bytes at most (the first is always handed out), 6 takeover ms, 7 scan interval ms
--- Returns {claimed, expired}: for each claimed {sid, id, hand-outs, its e, attempts, ms left, age ms, in doubt, possible
+-- Returns {claimed, expired, 1 unless all that was ready is claimed now}: for each claimed {sid, id, hand-outs, its e, attempts, ms left, age ms, in doubt, possible
 -- delivery}, and the rows of `expire`
 -- Keeps true: an entry over its lifetime, or damaged, ends as expired and is not handed out; a call's work is bounded.
 
-if redis.call('EXISTS', READY) == 0 then return { {}, {} } end
+if redis.call('EXISTS', READY) == 0 then return { {}, {}, 0 } end
 reclaim(tonumber(ARGV[6]), tonumber(ARGV[7]))
 
 local consumer, max, max_bytes = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-local out, expired, bytes, budget, full = {}, {}, 0, max + 256, false
+local out, expired, bytes, budget, full, more = {}, {}, 0, max + 256, false, 1
 
 local function take(sid, fields, deliveries)
   local id, exp, e = fields[2], tonumber(fields[4]), fields[6] or ''
@@ -43,9 +43,12 @@ while #out < max and budget > 0 and not full do
     budget = budget - #given
   else
     local fresh = redis.call('XREADGROUP', 'GROUP', GROUP, consumer, 'COUNT', want, 'STREAMS', READY, '>')
-    if not fresh then break end
+    if not fresh then
+      more = 0
+      break
+    end
     for _, entry in ipairs(fresh[1][2]) do take(entry[1], entry[2], 1) end
     budget = budget - #fresh[1][2]
   end
 end
-return { out, expired }
+return { out, expired, more }

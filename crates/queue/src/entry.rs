@@ -135,6 +135,8 @@ pub struct Claims {
     pub entries: Vec<Claimed>,
     /// Entries that were found to be over their lifetime, and ended.
     pub expired: Vec<Expired>,
+    /// More may be ready. When not, the queue rings for the next ones.
+    pub more: bool,
 }
 
 /// An entry that the queue itself has ended because its lifetime was over: what the mail log needs of it.

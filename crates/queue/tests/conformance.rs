@@ -35,6 +35,7 @@ on_both! {
     arrival::takes_any_length_of_time,
     arrival::doubt_is_resolved_by_delivery,
     claims::hands_out_in_order_and_given_back_first,
+    claims::says_whether_more_may_be_ready,
     claims::a_claim_is_good_once,
     claims::retries_when_due,
     claims::heartbeat_keeps_and_silence_loses,

@@ -301,17 +301,17 @@ async fn a_claim_is_bounded_in_bytes() {
             .expect("prepares");
     }
     queue.commit(&keys).await.expect("commits");
-    for (sizes, why) in [
-        (&[10, 10][..], "the third would be 30"),
-        (&[10], "the fourth would be 110"),
-        (&[100], "one alone may be larger"),
-        (&[5, 20], "exactly 25"),
-        (&[1], "the rest"),
-        (&[], "no more"),
+    for (sizes, more, why) in [
+        (&[10, 10][..], true, "the third would be 30"),
+        (&[10], true, "the fourth would be 110"),
+        (&[100], true, "one alone may be larger"),
+        (&[5, 20], true, "exactly 25"),
+        (&[1], false, "the rest"),
+        (&[], false, "no more"),
     ] {
-        let claimed = queue.claim(INTAKE, "w1", 100).await.expect("claims").entries;
-        let got: Vec<usize> = claimed.iter().map(|c| c.body.concat().len()).collect();
-        assert_eq!(got, sizes, "{why}");
+        let found = queue.claim(INTAKE, "w1", 100).await.expect("claims");
+        let got: Vec<usize> = found.entries.iter().map(|c| c.body.concat().len()).collect();
+        assert_eq!((&got[..], found.more), (sizes, more), "{why}");
     }
     assert_eq!(queue.stats(INTAKE).await.expect("stats").in_flight, 7);
 }

@@ -117,6 +117,7 @@ impl RedisQueue {
         let mut claims = Claims {
             entries: Vec::with_capacity(handed.len()),
             expired,
+            more: rows.more,
         };
         if handed.is_empty() {
             return Ok(claims);
@@ -143,6 +144,7 @@ impl RedisQueue {
                     return Err(error);
                 }
                 // What was ended must be told; the error comes again with the next claim.
+                claims.more = true;
                 return Ok(claims);
             }
         };

@@ -138,6 +138,7 @@ impl Step for Claim {
 pub(super) struct Rows {
     pub(super) claimed: Vec<[Value; 9]>,
     pub(super) expired: Vec<[Value; 9]>,
+    pub(super) more: bool,
 }
 
 /// Ends an entry.
@@ -245,9 +246,9 @@ impl Calls {
             let mut cmd = call(&script::CLAIM, &intake, options);
             cmd.arg(&*consumer).arg(max).arg(options.claim_bytes);
             cmd.arg(millis(options.takeover)).arg(millis(options.scan_every));
-            let rows: Result<(Vec<[Value; 9]>, Vec<[Value; 9]>), QueueError> =
+            let rows: Result<(Vec<[Value; 9]>, Vec<[Value; 9]>, bool), QueueError> =
                 self.control.one(cmd).await.and_then(read);
-            let (claimed, mut expired) = match rows {
+            let (claimed, mut expired, more) = match rows {
                 Ok(rows) => rows,
                 Err(error) => return answer(jobs, Err::<Vec<()>, _>(error), |_, ()| Ok(Rows::default())),
             };
@@ -256,6 +257,7 @@ impl Calls {
                 let rows = Rows {
                     claimed: claimed.by_ref().take(job.step.max).collect(),
                     expired: std::mem::take(&mut expired),
+                    more,
                 };
                 if let Err(Ok(rows)) = job.answer(Ok(rows)) {
                     self.give_back(&intake, &consumer, rows).await;

@@ -57,6 +57,27 @@ pub(crate) async fn hands_out_in_order_and_given_back_first(kind: Kind) {
     assert_eq!(subject.claim_ids("w1", 9).await, [""; 0]);
 }
 
+pub(crate) async fn says_whether_more_may_be_ready(kind: Kind) {
+    let subject = kind.start(Limits::default()).await;
+    let claim = async |max| {
+        let found = subject.queue.claim(INTAKE, "w1", max).await.expect("claims");
+        (found.entries.len(), found.more)
+    };
+    assert_eq!(claim(1).await, (0, false), "there never was any");
+    for _ in 0..3 {
+        subject.add(entry()).await;
+    }
+    for (max, expected, why) in [
+        (2, (2, true), "one is left"),
+        (1, (1, true), "as many as were asked for: there may be"),
+        (1, (0, false), "there was not"),
+    ] {
+        assert_eq!(claim(max).await, expected, "{why}");
+    }
+    subject.add(entry()).await;
+    assert_eq!(claim(9).await, (1, false), "fewer than were asked for");
+}
+
 pub(crate) async fn a_claim_is_good_once(kind: Kind) {
     let subject = kind.start(Limits::default()).await;
     let queue = &subject.queue;

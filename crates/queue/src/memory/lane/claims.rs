@@ -20,9 +20,13 @@ impl Lane {
     ) -> Claims {
         self.reclaim(options.takeover, now);
         let consumer: Arc<str> = consumer.into();
-        let mut claims = Claims::default();
+        let mut claims = Claims {
+            more: true,
+            ..Claims::default()
+        };
         while claims.entries.len() < max {
             let Some(&(fresh, place)) = self.ready.first() else {
+                claims.more = false;
                 break;
             };
             let id = self.active.get(&place).map(Arc::clone).unwrap_or_default();
