@@ -14,7 +14,7 @@ pub(crate) struct Claims(Arc<Mutex<All>>);
 
 #[derive(Default)]
 struct All {
-    held: HashMap<u64, (ClaimRef, u64)>,
+    held: HashMap<u64, One>,
     bytes: u64,
     /// Numbers that never come twice.
     next: u64,
@@ -31,7 +31,12 @@ impl Claims {
         let number = all.next;
         all.next += 1;
         all.bytes += bytes;
-        all.held.insert(number, (claim, bytes));
+        let one = One {
+            claim,
+            bytes,
+            delivered: false,
+        };
+        all.held.insert(number, one);
         Held {
             claims: self.clone(),
             number,
@@ -43,14 +48,27 @@ impl Claims {
         self.all_of_them()
             .held
             .values()
-            .map(|(claim, _)| claim.clone())
+            .map(|one| one.claim.clone())
             .collect()
+    }
+
+    /// What another worker had better deliver at once when this one has to stop: not what is delivered already.
+    pub(crate) fn undelivered(&self) -> Vec<ClaimRef> {
+        let all = self.all_of_them();
+        let undelivered = all.held.values().filter(|one| !one.delivered);
+        undelivered.map(|one| one.claim.clone()).collect()
     }
 
     /// Octets of all bodies that are held.
     pub(crate) fn bytes(&self) -> u64 {
         self.all_of_them().bytes
     }
+}
+
+struct One {
+    claim: ClaimRef,
+    bytes: u64,
+    delivered: bool,
 }
 
 /// Keeps one entry held.
@@ -61,11 +79,12 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// The body is not here any more; the claim still is.
-    pub(crate) fn without_body(&self) {
+    /// The attempt is over, and the body not here any more; the claim still is.
+    pub(crate) fn attempted(&self, delivered: bool) {
         let mut all = self.claims.all_of_them();
-        if let Some((_, bytes)) = all.held.get_mut(&self.number) {
-            let freed = std::mem::take(bytes);
+        if let Some(one) = all.held.get_mut(&self.number) {
+            one.delivered = delivered;
+            let freed = std::mem::take(&mut one.bytes);
             all.bytes -= freed;
         }
     }
@@ -74,8 +93,8 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let mut all = self.claims.all_of_them();
-        if let Some((_, bytes)) = all.held.remove(&self.number) {
-            all.bytes -= bytes;
+        if let Some(one) = all.held.remove(&self.number) {
+            all.bytes -= one.bytes;
         }
     }
 }
@@ -97,8 +116,9 @@ mod tests {
         drop(first);
         let third = claims.hold(claim(), 5);
         assert_eq!((claims.all().len(), claims.bytes()), (2, 10));
-        third.without_body();
+        third.attempted(true);
         assert_eq!((claims.all().len(), claims.bytes()), (2, 5));
+        assert_eq!(claims.undelivered().len(), 1);
         drop((second, third));
         assert_eq!((claims.all().len(), claims.bytes()), (0, 0));
     }

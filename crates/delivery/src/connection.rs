@@ -249,8 +249,12 @@ impl Connection {
         };
         self.worker.account.attempt(&attempt, &step, &span);
         // The body is not needed any more, and may be large.
-        let Claimed { claim, meta, .. } = entry;
-        held.without_body();
+        let Claimed {
+            claim, meta, body, ..
+        } = entry;
+        drop(body);
+        let delivered = matches!(outcome, Outcome::Delivered(_));
+        held.attempted(delivered);
         let (worker, intake) = (self.worker.clone(), self.lane.name.clone());
         let limit = budget.left() + self.worker.config.stuck_after;
         let settling = async move {
@@ -263,7 +267,7 @@ impl Connection {
             drop(held);
         };
         let settling = settling.instrument(span);
-        if matches!(outcome, Outcome::Delivered(_)) {
+        if delivered {
             self.unsettled.push(settling);
         } else {
             settling.await;

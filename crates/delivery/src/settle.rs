@@ -110,8 +110,10 @@ pub(crate) async fn settle(worker: &Worker, entry: &Ended, step: Step, budget: B
 
 /// The same moment for all who ask within one [`PACE`].
 fn next_beat(started: Instant) -> Instant {
-    let beats = started.elapsed().as_nanos() / PACE.as_nanos() + 1;
-    started + PACE.saturating_mul(u32::try_from(beats).unwrap_or(u32::MAX))
+    let (elapsed, pace) = (started.elapsed().as_nanos(), PACE.as_nanos());
+    let beat = (elapsed / pace + 1) * pace;
+    // Nanoseconds of 500 years.
+    started + Duration::from_nanos(u64::try_from(beat).unwrap_or(u64::MAX))
 }
 
 async fn tell(worker: &Worker, claim: &ClaimRef, step: Step) -> Result<bool, QueueError> {

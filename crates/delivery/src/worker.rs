@@ -158,7 +158,7 @@ pub async fn run(config: WorkerConfig, deps: Deps, shutdown: Shutdown) {
     }
     phase.send_replace(Phase::Over);
     // Seen before the tasks are cut off: with a task its claim is forgotten.
-    let left = worker.claims.all();
+    let left = worker.claims.undelivered();
     lanes.tasks.shutdown().await;
     helpers.shutdown().await;
     give_back(&worker, &left).await;

@@ -6,7 +6,8 @@
 local forgotten = 0
 for i = 3, #ARGV do
   local body = BODY .. ARGV[i]
-  if redis.call('HEXISTS', body, 'st') == 0 then
+  local st = redis.call('HGET', body, 'st')
+  if not st or st == 'p' then
     redis.call('ZREM', PREPARED, ARGV[i])
     forgotten = forgotten + redis.call('UNLINK', body)
   end

@@ -1,8 +1,8 @@
 -- claim: hands ready entries to a consumer, given-back and abandoned ones first, else in the order of commits.
 -- ARGV 3 consumer, 4 how many, 5 bytes at most (the first is always handed out), 6 takeover ms, 7 scan interval ms
--- Returns {claimed, expired, 1 unless all that was ready is claimed now}: for each claimed {sid, id, hand-outs, its e, attempts, ms left, age ms, in doubt, possible
--- delivery}, and the rows of `expire`
--- Keeps true: an entry over its lifetime, or damaged, ends as expired and is not handed out; a call's work is bounded.
+-- Returns {claimed, expired, more}: for each claimed {sid, id, hand-outs, chunks, attempts, ms left, age ms, in doubt, possible
+-- delivery}; the rows of `expire`; 1 unless all that was ready is claimed now
+-- Keeps true: an entry over its lifetime, or without a body, ends as expired and is not handed out; a call's work is bounded.
 
 if redis.call('EXISTS', READY) == 0 then return { {}, {}, 0 } end
 reclaim(tonumber(ARGV[6]), tonumber(ARGV[7]))
@@ -11,25 +11,20 @@ local consumer, max, max_bytes = ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local out, expired, bytes, budget, full, more = {}, {}, 0, max + 256, false, 1
 
 local function take(sid, fields, deliveries)
-  local id, exp, e = fields[2], tonumber(fields[4]), fields[6] or ''
-  local size = tonumber(string.match(e, '^%d+ (%d+) %d+ %d+ %d+ %d+ '))
-  if exp <= NOW or not size then
+  local id, exp = fields[2], tonumber(fields[4])
+  local s = redis.call('HMGET', BODY .. id, 'n', 'sz', 'at', 'dbt', 'pd')
+  if not s[1] or exp <= NOW then
     expired[#expired + 1] = expire(sid, id)
     return
   end
+  local size = tonumber(s[2])
   if full or (#out > 0 and bytes + size > max_bytes) then
     full = true
     return pass(RELEASED, sid)
   end
   bytes = bytes + size
-  -- What was handed out before may have been tried; the others are as they were committed.
-  local attempts, doubt, possible = 0, string.match(fields[8] or '00', '(%d)(%d)')
-  if deliveries > 1 then
-    local s = redis.call('HMGET', BODY .. id, 'at', 'dbt', 'pd')
-    attempts, doubt, possible = tonumber(s[1] or 0), s[2] or 0, s[3] or 0
-  end
   local age = math.max(0, NOW - tonumber(string.match(sid, '^%d+')))
-  out[#out + 1] = { sid, id, deliveries, e, attempts, exp - NOW, age, tonumber(doubt), tonumber(possible) }
+  out[#out + 1] = { sid, id, deliveries, tonumber(s[1]), tonumber(s[3] or 0), exp - NOW, age, tonumber(s[4] or 0), tonumber(s[5] or 0) }
 end
 
 while #out < max and budget > 0 and not full do

@@ -1,19 +1,18 @@
 -- Shared head of every script: it is put before each of them, so that a rule is written once.
 --
 -- KEYS (all scripts, one hash slot each lane: tdc:{intake}:…)
---   1 ready     stream, group "workers": one entry for each committed copy that has not ended: {id, exp, e} as in its body,
---               so that it can be handed out, or told of when it is gone, without a look at that; and once it had one of
---               these when it was committed, {x}: "1" or "0" for dbt, then for pd
+--   1 ready     stream, group "workers": one entry for each committed copy that has not ended: {id, exp, mid, rcpt, tp}, the
+--               last three for the mail log, should its body's TTL have ended it
 --   2 retry     sorted set, "sid:id" by due time: the entries that wait for a retry
 --   3 prepared  sorted set, id by deadline: stored, not committed
 --   4 expiry    sorted set, "sid:id" by end of lifetime: the same entries as in `ready`
 --   5 counters  hash of integers that only grow
 --   6 dead      stream of the metadata of copies that ended undelivered, bounded
---   7 body      prefix of the bodies' keys; a body is a hash: m = metadata, 0.. = chunks, and:
---               e      what never changes, with spaces between: chunks, bytes, lifetime and retention in ms, number in the
---                      mail log, count of recipients, traceparent; written together with the last chunks
---               st     c committed, d ended and retained; absent before
+--   7 body      prefix of the bodies' keys; a body is a hash: m = metadata, 0.. = chunks, and its state:
+--               st     p prepared, c committed, d ended and retained; absent while it is being written
+--               n, sz  chunks, bytes        life, ret  lifetime and retention in ms
 --               at     attempts that count  dbt, pd    in doubt; an attempt may have arrived
+--               mid, rcpt, tp   number in the mail log, count of recipients, traceparent
 --               err    why the last attempt failed
 --   8 lease     hash of the workers' leases on connections, and of what is known of the intake (see lease.lua)
 -- ARGV (all scripts)
@@ -76,32 +75,30 @@ local function finish(sid, id, field, class, detail)
   leave({ sid }, { member }, field)
   if field == 'hard_bounced' then redis.call('HINCRBY', COUNTERS, 'hard:' .. class, 1) end
   local body = BODY .. id
-  local s = redis.call('HMGET', body, 'm', 'at', 'e', 'err', 'dbt', 'pd')
-  local size, retain = string.match(s[3] or '', '^%d+ (%d+) %d+ (%d+)')
-  retain = tonumber(retain or 0)
-  if detail == '' then detail = s[4] or '' end
-  if not size then detail = 'its body was gone' end
+  local s = redis.call('HMGET', body, 'm', 'at', 'sz', 'ret', 'err', 'n', 'dbt', 'pd')
+  local retain = tonumber(s[4] or 0)
+  if detail == '' then detail = s[5] or '' end
+  if not s[6] then detail, retain = 'its body was gone', 0 end
   redis.call('XADD', DEAD, 'MAXLEN', '~', DEAD_MAX, '*', 'id', id, 'end', field, 'class', class, 'detail', detail,
-    'attempts', s[2] or 0, 'size', size or 0, 'retain', retain, 'm', s[1] or '')
+    'attempts', s[2] or 0, 'size', s[3] or 0, 'retain', retain, 'm', s[1] or '')
   if retain > 0 then
     redis.call('HSET', body, 'st', 'd')
     redis.call('PEXPIRE', body, retain)
   else
     redis.call('UNLINK', body)
   end
-  return { attempts = s[2] or 0, detail = detail, in_doubt = s[5] or 0, possible = s[6] or 0 }
+  return { attempts = s[2] or 0, detail = detail, in_doubt = s[7] or 0, possible = s[8] or 0 }
 end
 
 -- Ends an entry whose lifetime is over. Returns the row that tells of it: {id, mid, recipients, attempts, traceparent,
 -- in doubt, possible delivery, age in ms, detail}; it is handed out this once.
 local function expire(sid, id)
   local row = redis.call('XRANGE', READY, sid, sid)[1]
-  local e = row and row[2][6] or ''
-  local mid, recipients, traceparent = string.match(e, '^%d+ %d+ %d+ %d+ (%d+) (%d+) (.*)$')
+  local f = row and row[2] or {}
   local left = finish(sid, id, 'expired', '', '')
   local since = tonumber(string.match(sid, '^%d+'))
   local age = since > 0 and math.max(0, NOW - since) or 0
-  return { id, tonumber(mid or 0), tonumber(recipients or 0), tonumber(left.attempts), traceparent or '',
+  return { id, tonumber(f[6] or 0), tonumber(f[8] or 0), tonumber(left.attempts), f[10] or '',
     tonumber(left.in_doubt), tonumber(left.possible), age, left.detail }
 end
 
@@ -110,23 +107,17 @@ local function commit(ids, in_doubt)
   local out, new, members = {}, {}, {}
   for i, id in ipairs(ids) do
     local body = BODY .. id
-    local s = redis.call('HMGET', body, 'st', 'e', 'dbt', 'pd')
+    local s = redis.call('HMGET', body, 'st', 'life', 'ret', 'mid', 'rcpt', 'tp')
     out[i] = s[1] and 0 or -1
-    if s[2] and not s[1] then
+    if s[1] == 'p' then
       if #new == 0 and redis.call('EXISTS', READY) == 0 then
         redis.call('XGROUP', 'CREATE', READY, GROUP, '0', 'MKSTREAM')
       end
-      local life, retain = string.match(s[2], '^%d+ %d+ (%d+) (%d+)')
-      local exp, doubt = NOW + life, in_doubt or s[3]
-      local sid
-      if doubt or s[4] then
-        sid = redis.call('XADD', READY, '*', 'id', id, 'exp', exp, 'e', s[2], 'x', (doubt and '1' or '0') .. (s[4] or '0'))
-      else
-        sid = redis.call('XADD', READY, '*', 'id', id, 'exp', exp, 'e', s[2])
-      end
+      local exp = NOW + tonumber(s[2])
+      local sid = redis.call('XADD', READY, '*', 'id', id, 'exp', exp, 'mid', s[4] or 0, 'rcpt', s[5] or 0, 'tp', s[6] or '')
       redis.call('HSET', body, 'st', 'c')
       if in_doubt then redis.call('HSET', body, 'dbt', 1) end
-      redis.call('PEXPIRE', body, life + GRACE + retain)
+      redis.call('PEXPIRE', body, tonumber(s[2]) + GRACE + tonumber(s[3]))
       out[i], new[#new + 1] = 1, id
       members[#members + 1] = exp
       members[#members + 1] = sid .. ':' .. id

@@ -14,7 +14,8 @@ for i = 3, #ARGV, 2 do
   elseif st ~= 'd' then
     out[#out + 1] = -1
   else
-    redis.call('HDEL', body, 'st', 'at', 'err')
+    redis.call('HSET', body, 'st', 'p')
+    redis.call('HDEL', body, 'at', 'err')
     -- id, <id>, end, <end>, …
     if row[2][4] == 'possible_delivery' then redis.call('HSET', body, 'pd', 1) end
     commit({ id }, false)

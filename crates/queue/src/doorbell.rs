@@ -1,9 +1,11 @@
 //! The doorbell: wakes those who wait for work.
 //!
 //! A ring is a hint and may be lost between processes, so nobody waits longer than [`POLL`]. Within a process none is
-//! lost: who comes to wait just after a ring is let through, for his look at the queue may have been older than it.
+//! lost to who waits alone: when it has rung since the last wait, the next one is let through, for the look at the queue
+//! in between may have been older. Where several wait, that holds for [`RECENT`].
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -20,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 pub(crate) struct Doorbell {
     notify: Notify,
     last: Mutex<Option<Instant>>,
+    /// It has rung since somebody waited last.
+    missed: AtomicBool,
     /// Somebody has waited: who only puts entries in never does, and need not hear of each.
     wanted: watch::Sender<bool>,
 }
@@ -28,6 +32,7 @@ impl Doorbell {
     /// Wakes everybody who waits.
     pub(crate) fn ring(&self) {
         *self.last() = Some(Instant::now());
+        self.missed.store(true, Ordering::Release);
         self.notify.notify_waiters();
     }
 
@@ -44,12 +49,14 @@ impl Doorbell {
             .send_if_modified(|wanted| !std::mem::replace(wanted, true));
         let limit = at_most.min(POLL);
         let recent = self.last().is_some_and(|last| last.elapsed() < RECENT);
-        if recent {
+        if recent || self.missed.load(Ordering::Acquire) {
             sleep(limit.min(PAUSE)).await;
         } else {
             // Elapsed is as good an answer as a ring.
             let _ = timeout(limit, ring).await;
         }
+        // Before the caller looks: what rings from now on may be younger than that.
+        self.missed.store(false, Ordering::Release);
     }
 
     fn last(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
@@ -92,5 +99,17 @@ mod tests {
             began.elapsed() <= PAUSE + Duration::from_millis(1),
             "a ring just before the wait is not lost"
         );
+
+        bell.ring();
+        sleep(RECENT * 2).await;
+        let began = Instant::now();
+        bell.wait(Duration::from_secs(1)).await;
+        assert!(
+            began.elapsed() <= PAUSE + Duration::from_millis(1),
+            "nor is one since the last wait, however long that was ago"
+        );
+        let began = Instant::now();
+        bell.wait(Duration::from_secs(1)).await;
+        assert_eq!(began.elapsed(), POLL, "but only one wait is let through for it");
     }
 }

@@ -10,7 +10,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use redis::Value;
 
-use super::fixed::Fixed;
 use super::script::{self, body, call, key};
 use super::{RedisQueue, read};
 use crate::entry::{DeadLetter, EntryKey, Replayed};
@@ -43,13 +42,12 @@ impl DeadLetters for RedisQueue {
     async fn dead_body(&self, entry: &EntryKey) -> Result<Vec<Bytes>, QueueError> {
         let stored = body(&entry.intake, &entry.id);
         let mut cmd = redis::cmd("HMGET");
-        cmd.arg(&stored).arg("st").arg("e");
-        let (state, fixed): (Option<String>, Option<String>) = read(self.control.one(cmd).await?)?;
+        cmd.arg(&stored).arg("st").arg("n");
+        let (state, chunks): (Option<String>, Option<u32>) = read(self.control.one(cmd).await?)?;
         let gone = || QueueError::Unknown(format!("{}: its body was not retained, or not so long", entry.id));
-        let (Some("d"), Some(fixed)) = (state.as_deref(), fixed) else {
+        let (Some("d"), Some(chunks)) = (state.as_deref(), chunks) else {
             return Err(gone());
         };
-        let chunks = Fixed::parse(&fixed)?.chunks;
         if chunks == 0 {
             return Ok(Vec::new());
         }

@@ -9,17 +9,16 @@ use bytes::Bytes;
 use redis::Value;
 use tracing::warn;
 
-use super::fixed::Fixed;
 use super::script::body;
 use super::steps::Rows;
 use super::{RedisQueue, read};
-use crate::entry::{ClaimRef, Claimed, Claims, End, EntryKey, EntryMeta, Expired};
+use crate::entry::{ClaimRef, Claimed, Claims, End, EntryKey, EntryMeta, Expired, short};
 use crate::{JournalQueue, QueueError};
 
 /// One row of the claim script's answer.
 struct Handed {
     claim: ClaimRef,
-    fixed: Fixed,
+    chunks: u32,
     attempts: u32,
     remaining: Duration,
     age: Duration,
@@ -33,7 +32,7 @@ impl Handed {
             sid,
             id,
             deliveries,
-            fixed,
+            chunks,
             attempts,
             remaining,
             age,
@@ -50,7 +49,7 @@ impl Handed {
                 },
                 token: format!("{sid}#{deliveries}").into(),
             },
-            fixed: Fixed::parse(&read::<String>(fixed)?)?,
+            chunks: read(chunks)?,
             attempts: read(attempts)?,
             remaining: Duration::from_millis(read(remaining)?),
             age: Duration::from_millis(read(age)?),
@@ -59,13 +58,14 @@ impl Handed {
         })
     }
 
-    fn into_expired(self) -> Expired {
+    fn into_expired(self, meta: Option<EntryMeta>) -> Expired {
+        let meta = meta.unwrap_or_default();
         Expired {
             key: self.claim.key,
-            mid: self.fixed.mid,
-            recipients: self.fixed.recipients,
+            mid: meta.mid,
+            recipients: u32::try_from(meta.recipients.len()).unwrap_or(u32::MAX),
             attempts: self.attempts,
-            traceparent: self.fixed.traceparent,
+            traceparent: short(&meta.traceparent).to_owned(),
             in_doubt: self.in_doubt,
             possible_delivery: self.possible_delivery,
             age: self.age,
@@ -76,7 +76,7 @@ impl Handed {
     fn into_claimed(self, meta: EntryMeta, body: Vec<Bytes>) -> Claimed {
         let Self {
             claim,
-            fixed: _,
+            chunks: _,
             attempts,
             remaining,
             age,
@@ -125,12 +125,12 @@ impl RedisQueue {
         let mut pipe = redis::pipe();
         for entry in &handed {
             let stored = body(intake, &entry.claim.key.id);
-            if entry.fixed.chunks == 1 {
+            if entry.chunks == 1 {
                 pipe.cmd("HMGET").arg(&stored).arg("m").arg(0);
                 continue;
             }
             pipe.cmd("HGET").arg(&stored).arg("m");
-            for index in 0..entry.fixed.chunks {
+            for index in 0..entry.chunks {
                 pipe.cmd("HGET").arg(&stored).arg(index);
             }
         }
@@ -151,22 +151,22 @@ impl RedisQueue {
         let mut replies = replies.into_iter();
         for entry in handed {
             let first = replies.next().unwrap_or(Value::Nil);
-            let (meta, chunks): (Option<Bytes>, Option<Vec<Bytes>>) = if entry.fixed.chunks == 1 {
+            let (meta, chunks): (Option<Bytes>, Option<Vec<Bytes>>) = if entry.chunks == 1 {
                 let (meta, chunk): (Option<Bytes>, Option<Bytes>) = read(first)?;
                 (meta, chunk.map(|chunk| vec![chunk]))
             } else {
-                let chunks = replies.by_ref().take(entry.fixed.chunks as usize).collect();
+                let chunks = replies.by_ref().take(entry.chunks as usize).collect();
                 (read(first)?, read(Value::Array(chunks)).ok())
             };
             let meta = meta.as_deref().map(serde_json::from_slice::<EntryMeta>);
             match (meta, chunks) {
                 (Some(Ok(meta)), Some(body)) => claims.entries.push(entry.into_claimed(meta, body)),
                 (Some(Err(error)), Some(_)) => self.give_up(consumer, &entry.claim, &error.to_string()).await,
-                // Its TTL has ended it, or somebody else.
-                _ => {
+                // Its TTL ended it between the claim and now.
+                (meta, _) => {
                     let ended = self.complete(consumer, &entry.claim, End::Expired).await;
                     if let Ok(true) = ended {
-                        claims.expired.push(entry.into_expired());
+                        claims.expired.push(entry.into_expired(meta.and_then(Result::ok)));
                     }
                 }
             }

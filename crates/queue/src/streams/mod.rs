@@ -8,7 +8,6 @@
 mod bell;
 mod dead;
 mod fetch;
-mod fixed;
 mod janitor;
 mod leases;
 mod link;

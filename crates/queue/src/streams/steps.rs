@@ -9,7 +9,6 @@ use futures::future::join_all;
 use redis::{Cmd, Pipeline, Value};
 
 use super::check_chunk;
-use super::fixed::Fixed;
 use super::link::Link;
 use super::options::{RedisOptions, millis};
 use super::read;
@@ -56,16 +55,11 @@ impl Prepare {
         for (chunk, index) in self.rest.iter().zip(self.before..) {
             store.arg(index).arg(&chunk[..]);
         }
-        let fixed = Fixed {
-            chunks: u32::try_from(chunks).unwrap_or(u32::MAX),
-            size: entry.size,
-            lifetime: life,
-            retention: retain,
-            mid: entry.meta.mid,
-            recipients: u32::try_from(entry.meta.recipients.len()).unwrap_or(u32::MAX),
-            traceparent: short(&entry.meta.traceparent).to_owned(),
-        };
-        store.arg("e").arg(fixed.to_string());
+        store.arg("n").arg(chunks).arg("sz").arg(entry.size);
+        store.arg("life").arg(life).arg("ret").arg(retain);
+        store.arg("mid").arg(entry.meta.mid);
+        store.arg("rcpt").arg(entry.meta.recipients.len());
+        store.arg("tp").arg(short(&entry.meta.traceparent));
         let ttl = doubt + life + millis(options.grace) + retain;
         let expire = pipe.cmd("PEXPIRE").arg(&stored).arg(ttl);
         // Chunks that were written before gave it a shorter one. Else there is none, or it is a repetition after an
