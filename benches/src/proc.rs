@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::fail::{Fail, Outcome};
@@ -184,11 +185,27 @@ pub(crate) fn octets_read(pid: u32) -> Option<u64> {
     line.trim().parse().ok()
 }
 
+/// Ports below those that the kernel gives to outgoing connections, of which a load has thousands: one of them would
+/// take a port between its choice and its use.
+const PORTS: std::ops::Range<u16> = 24_000..29_900;
+
 /// A port that nobody listens on.
 pub(crate) fn free_port() -> Outcome<u16> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(Fail::of("cannot find a port"))?;
-    let address = listener.local_addr().map_err(Fail::of("cannot find a port"))?;
-    Ok(address.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    // Processes that run at the same time begin at different places.
+    let begin = std::process::id().wrapping_mul(997);
+    for _ in 0..count {
+        let at = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % count;
+        let port = PORTS.start + u16::try_from(at).unwrap_or(0);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(Fail(format!(
+        "no port is free between {} and {}",
+        PORTS.start, PORTS.end
+    )))
 }
 
 /// Waits until somebody listens.

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test fails: generous, since machines are shared.
@@ -144,11 +145,17 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now, below those that the kernel gives to outgoing connections: one of them would take
+/// it before it is used.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
+    const PORTS: std::ops::Range<u16> = 24_000..29_900;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    // Processes that run at the same time begin at different places.
+    let begin = std::process::id().wrapping_mul(997);
+    (0..count)
+        .map(|_| begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % count)
+        .map(|at| PORTS.start + u16::try_from(at).unwrap())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
 }

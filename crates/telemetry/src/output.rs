@@ -81,12 +81,8 @@ impl Output {
         std::thread::Builder::new()
             .name("tdc-log".into())
             .spawn(move || {
-                run(
-                    &receiver,
-                    BufWriter::with_capacity(BUFFER, writer),
-                    &thread_stats,
-                    &missing,
-                )
+                let writer = BufWriter::with_capacity(BUFFER, writer);
+                run(&receiver, writer, &thread_stats, &missing);
             })?;
         Ok(Self { sender, stats })
     }
