@@ -170,7 +170,6 @@ impl Connection {
             return Ok(None);
         }
         hit("delivery.claimed");
-        let more = found.more;
         let mut taken = found.entries.into_iter().map(|entry| {
             let bytes = entry.body.iter().map(|chunk| chunk.len() as u64).sum();
             let held = claims.hold(entry.claim.clone(), bytes);
@@ -179,7 +178,7 @@ impl Connection {
         let first = taken.next();
         let others = taken.len() as u64;
         self.lane.stock.put(taken);
-        self.lane.wake(u64::from(more) + others);
+        self.lane.wake(u64::from(found.more) + others);
         Ok(first)
     }
 

@@ -50,7 +50,7 @@ impl Calls {
         }
     }
 
-    /// Ends the open stream in order.
+    /// Leaves the open stream, on which nothing is under way.
     pub(crate) fn close(&mut self) {
         self.open = None;
     }
